@@ -1,0 +1,87 @@
+// The module masktuning_C: data_ptr() integers and sizes in, no torch type anywhere, so that one
+// build serves every torch. Argument checks that need dtypes and devices are in masktuning/ops.
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+#include "mask_sampling.h"
+#include "multiversion.h"
+#include "philox.h"
+
+namespace py = pybind11;
+using namespace masktuning;
+
+namespace {
+
+// Raised by one with every change of a signature below; masktuning/ops/backend.py names the number
+// that it was written for.
+constexpr int kAbi = 1;
+
+template <typename T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+MaskSamplingInputs mask_inputs(uintptr_t input_ids, uintptr_t example_ids, uintptr_t rng,
+                               uintptr_t replacement_ids, int64_t num_replacements, int64_t B,
+                               int64_t L, int64_t mask_token_id) {
+  return {pointer<const int64_t>(input_ids), pointer<const int64_t>(example_ids),
+          pointer<const int64_t>(rng),       pointer<const int64_t>(replacement_ids),
+          B,                                 L,
+          num_replacements,                  mask_token_id};
+}
+
+MaskedTokens mask_outputs(uintptr_t input_ids, uintptr_t positions, uintptr_t targets) {
+  return {pointer<int64_t>(input_ids), pointer<int64_t>(positions), pointer<int64_t>(targets)};
+}
+
+void sample_masks(uintptr_t input_ids, uintptr_t maskable, uintptr_t example_ids,
+                  uintptr_t offsets, uintptr_t rng, uintptr_t replacement_ids,
+                  int64_t num_replacements, int64_t B, int64_t L, int64_t num_masked,
+                  int64_t mask_token_id, uintptr_t out_input_ids, uintptr_t out_positions,
+                  uintptr_t out_targets, int threads) {
+  py::gil_scoped_release release;
+  sample_masks_exact(mask_inputs(input_ids, example_ids, rng, replacement_ids, num_replacements, B,
+                                 L, mask_token_id),
+                     pointer<const bool>(maskable), pointer<const int64_t>(offsets), num_masked,
+                     threads, mask_outputs(out_input_ids, out_positions, out_targets));
+}
+
+int64_t sample_masks_by_threshold(uintptr_t input_ids, uintptr_t thresholds, uintptr_t example_ids,
+                                  uintptr_t rng, uintptr_t replacement_ids,
+                                  int64_t num_replacements, int64_t B, int64_t L,
+                                  int64_t mask_token_id, uintptr_t out_input_ids,
+                                  uintptr_t out_positions, uintptr_t out_targets, int threads) {
+  py::gil_scoped_release release;
+  return sample_masks_threshold(
+      mask_inputs(input_ids, example_ids, rng, replacement_ids, num_replacements, B, L,
+                  mask_token_id),
+      pointer<const int64_t>(thresholds), threads,
+      mask_outputs(out_input_ids, out_positions, out_targets));
+}
+
+py::tuple philox(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
+  const Words words = philox4x32_10(c0, c1, c2, c3, k0, k1);
+  return py::make_tuple(words.w0, words.w1, words.w2, words.w3);
+}
+
+py::dict build_info() {
+  py::dict info;
+#if defined(__VERSION__)
+  info["compiler"] = __VERSION__;
+#endif
+  info["cpp"] = static_cast<int64_t>(__cplusplus);
+  info["processors"] = MT_MULTIVERSION_NAMES;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(masktuning_C, module) {
+  module.doc() = "CPU kernels of masktuning; addresses and sizes only, call them through masktuning.ops";
+  module.attr("ABI") = kAbi;
+  module.def("build_info", &build_info);
+  module.def("philox4x32_10", &philox);
+  module.def("sample_masks", &sample_masks);
+  module.def("sample_masks_threshold", &sample_masks_by_threshold);
+}

@@ -1,0 +1,273 @@
+"""One encoder, two stock heads: a classifier and the same checkpoint's masked LM.
+
+Shapes: B examples, L tokens, C classes, H width.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging as transformers_logging
+
+from masktuning.heads import MaskedLMHead
+from masktuning.objective import MaskBatch, Perturbation, masked_lm_pass
+from masktuning.ops import MaskedLMOutput
+
+logger = logging.getLogger(__name__)
+
+HEAD_FOLDER = "mlm_head"
+_HEAD_WEIGHTS = f"{HEAD_FOLDER}/model.safetensors"
+
+
+class MaskedPass(NamedTuple):
+    """What `MaskTuningModel(phase="masked_lm")` returns."""
+
+    output: MaskedLMOutput
+    targets: Tensor
+    """[M] int64, the original tokens."""
+
+
+class MaskTuningModel(nn.Module):
+    """A sequence classifier and a masked-LM head on one shared encoder.
+
+    Called as a stock classifier it is one: `model(**batch)` returns logits of the clean text.
+    Training asks for a phase: "masked_lm" (pass A: mask, predict, substitute), "classify"
+    (pass B on the perturbed ids) or "joint" (both in one forward, for wrappers that allow only
+    one backward).
+    """
+
+    def __init__(self, classifier: PreTrainedModel, mlm: PreTrainedModel | None) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.mlm_head = None if mlm is None else MaskedLMHead(_share_encoder(classifier, mlm))
+        self._takes_4d_mask = _takes_4d_mask(classifier)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, mlm_head: bool = True, **config: Any
+    ) -> MaskTuningModel:
+        """Loads a checkpoint's classifier and masked-LM head in float32.
+
+        Args:
+            name: a hub id, or a folder: any checkpoint of a family with a masked-LM class, or one
+                that `save_pretrained` wrote.
+            mlm_head: False loads the classifier alone, for methods that need no masked LM.
+            config: num_labels, id2label, label2id, ... for the classifier's configuration.
+
+        Raises:
+            ValueError: if the family has no masked-LM or no sequence-classification class.
+
+        Weights that the checkpoint lacks are newly initialised and named in a warning.
+        """
+        settings = AutoConfig.from_pretrained(name)
+        if type(settings) not in AutoModelForSequenceClassification._model_mapping:
+            raise ValueError(f"{name}: {settings.model_type} has no sequence-classification class")
+        if mlm_head and type(settings) not in AutoModelForMaskedLM._model_mapping:
+            raise ValueError(
+                f"{name}: {settings.model_type} has no masked-LM class, which mask-tuning needs; "
+                "use an encoder such as BERT or RoBERTa, or --method finetuning"
+            )
+        classifier = _load(AutoModelForSequenceClassification, name, ("classif", "score"), **config)
+        if not mlm_head:
+            return cls(classifier, None)
+        weights = Path(name) / _HEAD_WEIGHTS
+        if not weights.is_file():
+            return cls(classifier, _load(AutoModelForMaskedLM, name, ()))
+        model = cls(classifier, AutoModelForMaskedLM.from_config(settings, dtype=torch.float32))
+        model._load_head(weights)
+        return model
+
+    @property
+    def config(self) -> Any:
+        return self.classifier.config
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.classifier.base_model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        phase: str = "classify",
+        rng: Tensor | None = None,
+        perturbation: Perturbation | None = None,
+        **masks: Any,
+    ) -> SequenceClassifierOutput | MaskedPass | tuple[MaskedPass, Tensor]:
+        """Runs one phase; `masks` are the collator's fields and may be there in every phase.
+
+        Args:
+            input_ids: [B, L] int64, the original tokens; in phase "classify" what is classified.
+            attention_mask: [B, L], or None where there is no padding.
+            rng: [2] int64, seed and visit.
+
+        Raises:
+            ValueError: on an unknown phase, or a masked-LM phase without a masked-LM head.
+        """
+        extras = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        extras["attention_mask"] = self._full_mask(attention_mask)
+        if phase == "classify":
+            return SequenceClassifierOutput(logits=self._classify(input_ids, extras))
+        if self.mlm_head is None:
+            raise ValueError(f"phase {phase!r} needs the masked-LM head: load it with mlm_head=True")
+        if phase not in ("masked_lm", "joint") or rng is None or perturbation is None:
+            raise ValueError(f"phase {phase!r} is unknown, or came without rng and perturbation")
+        masked = MaskedPass(
+            *masked_lm_pass(
+                lambda masked_ids: self._encode(masked_ids, input_ids, extras),
+                self.mlm_head,
+                input_ids,
+                MaskBatch(**masks),
+                rng,
+                perturbation,
+            )
+        )
+        if phase == "masked_lm":
+            return masked
+        return masked, self._classify(masked.output.input_ids, extras)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes an ordinary classifier checkpoint, and `mlm_head/` beside it for resuming.
+
+        Tensors that the head shares with the encoder are in the classifier's file only. Each
+        file is written beside its place and renamed, so a reader never sees half of one.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as partial:
+            self.classifier.save_pretrained(partial)
+            if self.mlm_head is not None:
+                (Path(partial) / HEAD_FOLDER).mkdir()
+                save_file(self._head_state(), Path(partial) / _HEAD_WEIGHTS, {"format": "pt"})
+                (folder / HEAD_FOLDER).mkdir(exist_ok=True)
+            else:
+                shutil.rmtree(folder / HEAD_FOLDER, ignore_errors=True)
+            for file in sorted(path for path in Path(partial).rglob("*") if path.is_file()):
+                os.replace(file, folder / file.relative_to(partial))
+
+    def load_weights(self, folder: str | Path) -> None:
+        """Loads in place what `save_pretrained` wrote.
+
+        Raises:
+            ValueError: if the folder's weights are not those of this model.
+        """
+        saved = _load(type(self.classifier), folder, ())
+        self.classifier.load_state_dict(saved.state_dict())
+        if self.mlm_head is not None:
+            self._load_head(Path(folder) / _HEAD_WEIGHTS)
+
+    def _head_state(self) -> dict[str, Tensor]:
+        """The head's own tensors, each once: none that is tied to the classifier or another."""
+        assert self.mlm_head is not None
+        seen = {tensor.data_ptr() for tensor in self.classifier.state_dict().values()}
+        own = {}
+        for name, tensor in self.mlm_head.mlm.state_dict().items():
+            if tensor.data_ptr() not in seen:
+                seen.add(tensor.data_ptr())
+                own[name] = tensor.contiguous()
+        return own
+
+    def _load_head(self, weights: Path) -> None:
+        assert self.mlm_head is not None
+        state = load_file(weights)
+        wanted = self._head_state().keys()
+        if state.keys() != wanted:
+            raise ValueError(f"{weights} holds {sorted(state)}, not {sorted(wanted)}")
+        self.mlm_head.mlm.load_state_dict(state, strict=False)
+
+    def _encode(self, masked_ids: Tensor, input_ids: Tensor, extras: dict[str, Any]) -> Tensor:
+        if self.config.is_encoder_decoder:
+            # The decoder reads the original text shifted right: state j predicts token j.
+            start = input_ids.new_full((input_ids.shape[0], 1), self.config.decoder_start_token_id)
+            extras = {**extras, "decoder_input_ids": torch.cat([start, input_ids[:, :-1]], 1)}
+        return self.encoder(input_ids=masked_ids, **extras)[0]
+
+    def _classify(self, input_ids: Tensor, extras: dict[str, Any]) -> Tensor:
+        if not self.config.is_encoder_decoder:
+            return self.classifier(input_ids=input_ids, **extras).logits
+        # BART pools its last </s>. The stock class finds it with a mask, whose length the host
+        # must wait for, and in other rows insists on as many; an index needs neither.
+        hidden_BLH = self.encoder(input_ids=input_ids, **extras)[0]
+        t_L = torch.arange(input_ids.shape[1], device=input_ids.device)
+        last_B = torch.where(input_ids == self.config.eos_token_id, t_L, 0).amax(1)
+        pooled_BH = hidden_BLH[torch.arange(len(last_B), device=last_B.device), last_B]
+        return self.classifier.classification_head(pooled_BH)
+
+    def _full_mask(self, attention_mask: Tensor | None) -> Tensor | None:
+        # Given a 2-D mask the stock encoders read mask.all() on the host, in every pass.
+        if attention_mask is None or not self._takes_4d_mask:
+            return attention_mask
+        B, L = attention_mask.shape
+        return attention_mask.bool()[:, None, None, :].expand(B, 1, L, L)
+
+
+def _share_encoder(classifier: PreTrainedModel, mlm: PreTrainedModel) -> PreTrainedModel:
+    setattr(mlm, mlm.base_model_prefix, classifier.base_model)
+    mlm.tie_weights()
+    return mlm
+
+
+def _load(
+    auto: Any, name: str | Path, expected_new: tuple[str, ...], **config: Any
+) -> PreTrainedModel:
+    """from_pretrained in float32, with one warning for what the checkpoint lacked."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report is a page; ours is a line
+    try:
+        model, report = auto.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, **config
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    new = sorted(k for k in report["missing_keys"] if not any(word in k for word in expected_new))
+    if new:
+        logger.warning(
+            "%s: newly initialised in %s, since the checkpoint lacks them: %s",
+            name,
+            type(model).__name__,
+            ", ".join(new),
+        )
+    return model
+
+
+@torch.no_grad()
+def _takes_4d_mask(classifier: PreTrainedModel) -> bool:
+    """Whether the encoder gives the same hidden states for a 2-D mask and its 4-D form."""
+    config = classifier.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if config._attn_implementation != "sdpa" or kinds != {"full_attention"}:
+        return False  # local attention would lose its window: a 4-D mask is taken as it is
+    encoder = classifier.base_model
+    training = encoder.training
+    encoder.eval()
+    device = next(encoder.parameters()).device
+    ids_BL = torch.arange(4, 20, device=device).view(2, 8) % config.vocab_size
+    mask_BL = torch.ones_like(ids_BL)
+    mask_BL[1, 5:] = 0
+    mask_B1LL = mask_BL.bool()[:, None, None, :].expand(2, 1, 8, 8)
+    try:
+        states = [encoder(input_ids=ids_BL, attention_mask=m)[0] for m in (mask_BL, mask_B1LL)]
+    except (ValueError, RuntimeError):  # the family wants its mask in two dimensions
+        return False
+    finally:
+        encoder.train(training)
+    shown = mask_BL.bool()
+    return torch.allclose(states[0][shown], states[1][shown], rtol=1e-4, atol=1e-5)

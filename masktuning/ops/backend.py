@@ -1,0 +1,142 @@
+"""Which back ends exist here, which one an op uses, and how to force one.
+
+    with masktuning.ops.backend.use("reference"): ...
+    MASKTUNING_BACKEND=cpp python -m masktuning.train
+
+`auto`, the default, takes the first back end of the op's own list that runs on the tensors'
+device, and warns once where a faster one was to be expected. A forced back end that is not there
+is an error. An op that a back end does not implement runs on the reference.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+import torch
+
+NAMES = ("reference", "cpp", "cuda", "triton")
+ENVIRONMENT = "MASKTUNING_BACKEND"
+_ABI = 1  # of masktuning_C; raised together with kAbi in csrc/bindings.cpp
+
+# The back ends of each op by device type, fastest first. The reference runs everywhere.
+IMPLEMENTED: dict[str, dict[str, tuple[str, ...]]] = {
+    "sample_masks": {"cpu": ("cpp",)},
+    "substitute_tokens": {},
+    "masked_lm_head": {},
+    "dual_cross_entropy": {},
+}
+
+_forced: ContextVar[str | None] = ContextVar("masktuning_backend", default=None)
+
+
+class BackendError(ValueError):
+    """A back end was asked for that does not exist or does not run on this machine."""
+
+
+@cache
+def extension() -> ModuleType | None:
+    """The compiled module masktuning_C, or None where it is missing or of another version."""
+    try:
+        module = importlib.import_module("masktuning_C")
+    except ModuleNotFoundError:
+        return None
+    if module.ABI != _ABI:
+        warnings.warn(
+            f"masktuning_C has ABI {module.ABI}, this masktuning needs {_ABI}: rebuild it with "
+            "`pip install .`; until then the PyTorch reference runs in its place",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return module
+
+
+@cache
+def available() -> Mapping[str, str]:
+    """Every back end with why it is not usable here; an empty reason means it is."""
+    missing_cpp = "" if extension() else "masktuning_C is not built: run `pip install .`"
+    gpu = torch.cuda.is_available()
+    missing_gpu = "" if gpu else "torch sees no CUDA device"
+    return MappingProxyType(
+        {
+            "reference": "",
+            "cpp": missing_cpp,
+            "cuda": missing_gpu or "this version has no CUDA kernels",
+            "triton": missing_gpu or "this version has no Triton kernels",
+        }
+    )
+
+
+def check(name: str) -> str:
+    """Returns `name` if it is "auto" or a back end that runs here.
+
+    Raises:
+        BackendError: naming the reason and what to do.
+    """
+    if name == "auto":
+        return name
+    if name not in NAMES:
+        raise BackendError(f"unknown back end {name!r}: choose from auto, {', '.join(NAMES)}")
+    reason = available()[name]
+    if reason:
+        raise BackendError(f"back end {name!r} is not available here: {reason}")
+    return name
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Forces one back end ("auto" lifts that) within a `with` block.
+
+    Raises:
+        BackendError: if it is not available here.
+    """
+    token = _forced.set(check(name))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def choose(op: str, device: torch.device) -> str:
+    """The back end that `op` uses for tensors on `device`.
+
+    Raises:
+        BackendError: if the one forced by `use` or the environment is not available here.
+    """
+    forced = _forced.get() or os.environ.get(ENVIRONMENT, "auto")
+    candidates = IMPLEMENTED[op].get(device.type, ())
+    if forced != "auto":
+        return forced if check(forced) in candidates else "reference"
+    for name in candidates:
+        if not available()[name]:
+            return name
+    if candidates:
+        _warn_once(op, device.type, candidates[0])
+    return "reference"
+
+
+@cache
+def _warn_once(op: str, device: str, wanted: str) -> None:
+    warnings.warn(
+        f"{op} on {device} runs on the PyTorch reference: {wanted}: {available()[wanted]}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def describe() -> list[dict[str, Any]]:
+    """For every op and device at hand, the back end that it would use now."""
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    return [
+        {"op": op, "device": device, "backend": choose(op, torch.device(device))}
+        for op in IMPLEMENTED
+        for device in devices
+    ]

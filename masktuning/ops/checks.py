@@ -1,0 +1,33 @@
+"""Argument checks shared by the ops: they name the argument, before any kernel runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(
+    name: str,
+    tensor: Tensor,
+    dtype: torch.dtype | tuple[torch.dtype, ...],
+    shape: Sequence[int],
+    device: torch.device,
+) -> None:
+    """Checks dtype, shape (-1 for any length) and device of the argument `name`.
+
+    Raises:
+        ValueError: saying what it is and what it must be.
+    """
+    dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
+    if tensor.dtype not in dtypes:
+        wanted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise ValueError(f"{name} must be {wanted}, not {str(tensor.dtype).removeprefix('torch.')}")
+    fits = len(tensor.shape) == len(shape) and all(
+        want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{name} must have shape {list(shape)}, not {list(tensor.shape)}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, input on {device}")

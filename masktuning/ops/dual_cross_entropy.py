@@ -1,0 +1,102 @@
+"""The joint loss of Mask-tuning from row losses and classifier logits.
+
+Shapes: B examples, C classes, M masked positions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from masktuning.ops.checks import check_tensor
+from masktuning.ops.mask_sampling import IGNORE_INDEX
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class DualLoss(NamedTuple):
+    """What `dual_cross_entropy` returns: three scalars."""
+
+    loss: Tensor
+    """alpha * mlm + (1 - alpha) * classification."""
+    mlm: Tensor
+    classification: Tensor
+
+
+def dual_cross_entropy(
+    losses: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    denominators: Tensor,
+    alpha: float,
+    label_smoothing: float = 0.0,
+    ignore_index: int = IGNORE_INDEX,
+) -> DualLoss:
+    """alpha * L_MLM + (1 - alpha) * L_FT, Eq. (1) of Mask-tuning (arXiv 2307.10457).
+
+    Args:
+        losses: [M] float32 or float64, the masked LM's row losses.
+        logits: [B, C] float, the classifier's.
+        labels: [B] int64; `ignore_index` rows count for nothing.
+        denominators: [2] float, what the two sums are divided by: the number of masked tokens and
+            of labels in the whole optimiser step (over micro-batches and processes, divided by
+            the number of processes), so that the terms are means of that step, not of the batch.
+            A denominator of 0 gives 0.
+        alpha: weight of the masked-LM term, in [0, 1].
+
+    Differentiable in losses and logits.
+
+    Raises:
+        ValueError: on a wrong dtype, shape or device, a label outside the classes (checked on the
+            CPU), or alpha or label_smoothing out of range, naming the argument.
+
+    Equivalent to::
+
+        mlm = losses_M.sum() / denominators[0]
+        classification = F.cross_entropy(logits_BC, labels_B, reduction="sum") / denominators[1]
+        return alpha * mlm + (1 - alpha) * classification
+    """
+    _check(losses, logits, labels, denominators, alpha, label_smoothing, ignore_index)
+    x_BC = logits if logits.dtype == torch.float64 else logits.float()
+    rows_B = F.cross_entropy(
+        x_BC, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=ignore_index
+    )
+    mlm = _mean(losses.sum(), denominators[0])
+    classification = _mean(rows_B.sum(), denominators[1])
+    return DualLoss(alpha * mlm + (1 - alpha) * classification, mlm, classification)
+
+
+def _mean(total: Tensor, denominator: Tensor) -> Tensor:
+    # Both branches of where() are differentiated, so the unused one must not divide by zero.
+    some = denominator > 0
+    return torch.where(some, total / torch.where(some, denominator, 1.0), total * 0.0)
+
+
+def _check(
+    losses: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    denominators: Tensor,
+    alpha: float,
+    label_smoothing: float,
+    ignore_index: int,
+) -> None:
+    device = logits.device
+    if logits.dim() != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits must be [B, C] with C > 0, not {list(logits.shape)}")
+    B, C = logits.shape
+    check_tensor("losses", losses, (torch.float32, torch.float64), (-1,), device)
+    check_tensor("logits", logits, _FLOATS, (B, C), device)
+    check_tensor("labels", labels, torch.int64, (B,), device)
+    check_tensor("denominators", denominators, (torch.float32, torch.float64), (2,), device)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1], not {alpha}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
+    if device.type == "cpu" and not torch.compiler.is_compiling():
+        outside = (labels != ignore_index) & ((labels < 0) | (labels >= C))
+        if bool(outside.any()):
+            raise ValueError(f"labels holds {int(labels[outside][0])}, outside the {C} classes")

@@ -1,0 +1,65 @@
+"""The counter contract: every draw of the perturbation is Philox4x32-10 of what it belongs to.
+
+    key     = (seed & 0xffffffff, seed >> 32)
+    counter = (token position t, example_id, visit, stream)        # 32 bits each
+
+`example_id` is the row of the training set and `visit` how often that row has been seen (the
+epoch), so a mask depends on neither batch size, order, number of processes nor back end, and is
+the same after a resume. csrc/philox.h holds the same contract for C++ and CUDA.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+STREAM_MASKING = 0  # which tokens are masked
+STREAM_SUBSTITUTION = 1  # which of the top-k predictions is drawn
+STREAM_CORRUPTION = 2  # mask, random token or original (80/10/10)
+
+_LOW = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox4x32_10(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32 with ten rounds (Salmon et al., SC 2011) on int64 tensors of 32-bit values.
+
+    The four counter words and the two key words broadcast against each other; so do the four
+    output words, each in [0, 2^32). A 32x32-bit product wraps in int64, but its high half is
+    exact after an arithmetic shift and a mask.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        product0 = _MULTIPLIERS[0] * c0
+        product1 = _MULTIPLIERS[1] * c2
+        c0, c1, c2, c3 = (
+            ((product1 >> 32) & _LOW) ^ c1 ^ k0,
+            product1 & _LOW,
+            ((product0 >> 32) & _LOW) ^ c3 ^ k1,
+            product0 & _LOW,
+        )
+        k0 = (k0 + _KEY_STEPS[0]) & _LOW
+        k1 = (k1 + _KEY_STEPS[1]) & _LOW
+    return c0, c1, c2, c3
+
+
+def draw_words(
+    rng: Tensor, positions: Tensor, example_ids: Tensor, stream: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four words of the tokens at `positions` of `example_ids`, under the counter contract.
+
+    `rng` is int64 [seed, visit]; `positions` (within the example) and `example_ids` broadcast.
+    Word 0 is the draw of the token.
+    """
+    seed, visit = rng[0], rng[1]
+    counter = (
+        positions & _LOW,
+        example_ids & _LOW,
+        visit & _LOW,
+        torch.full_like(visit, stream),
+    )
+    return philox4x32_10(counter, (seed & _LOW, (seed >> 32) & _LOW))

@@ -1,0 +1,227 @@
+"""Fills masked positions with the masked LM's own predictions; ONE read of the logits.
+
+Shapes: B examples, L tokens, M masked positions, V vocabulary, K candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from masktuning.ops.checks import check_tensor
+from masktuning.ops.mask_sampling import IGNORE_INDEX
+from masktuning.ops.random import STREAM_SUBSTITUTION, draw_words
+
+MAX_TOP_K = 64
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# 2^f on [0, 1), degree 5, relative error below 2e-7; Horner with separately rounded product and sum, so
+# that every back end gets the same float32. The first coefficient makes 2^0 exactly 1.
+_EXP2 = (1.0, 0.6931513, 0.2401645, 0.05579971, 0.00901733, 0.00186699)
+_LOWEST_EXPONENT = -25.0  # 2^-25 of 2^24 rounds to weight 0
+
+
+class SubstitutedTokens(NamedTuple):
+    """What `substitute_tokens` returns."""
+
+    losses: Tensor
+    """[M] float32 (float64 for float64 logits), 0 for ignored rows."""
+    tokens: Tensor
+    """[M] int64, what was put in; -1 for surplus rows."""
+    input_ids: Tensor
+    """[B, L] int64 with the tokens in place."""
+    lse: Tensor
+    """[M], log-sum-exp of each row of the logits."""
+
+
+def substitute_tokens(
+    logits: Tensor,
+    input_ids: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    example_ids: Tensor,
+    rng: Tensor,
+    banned_ids: Tensor | None = None,
+    top_k: int = 1,
+    temperature: float = 1.0,
+) -> SubstitutedTokens:
+    """Puts a token predicted by `logits` at each masked position and scores the original one.
+
+    Mask-tuning (arXiv 2307.10457) section II, phase 2. Not differentiable; see
+    `masked_lm_head_from_logits` for that.
+
+    Args:
+        logits: [M, V] float; rows may be strided.
+        input_ids: [B, L] int64, the original tokens.
+        positions: [M] int64, b * L + t; -1 writes nothing.
+        targets: [M] int64; -100 gives loss 0.
+        example_ids: [B] int64.
+        rng: [2] int64, seed and visit.
+        banned_ids: [N] int64, ids that may not be put in (they stay in the loss).
+        top_k: 1 takes the argmax (ties to the lower id), more draws among the k largest.
+        temperature: divides the logits of the draw.
+
+    A row with NaN or +inf gives a NaN loss and keeps its original token.
+
+    Raises:
+        ValueError: on a wrong dtype, shape or device, a target outside the vocabulary (checked on
+            the CPU), V = 0, top_k outside 1..64 or temperature <= 0, naming the argument.
+
+    Equivalent to::
+
+        losses_M = F.cross_entropy(logits_MV.float(), targets_M, reduction="none")
+        tokens_M = logits_MV.index_fill(1, banned_ids, -inf).argmax(1)       # top_k = 1
+        return losses_M, tokens_M, input_ids.flatten().scatter(0, positions_M, tokens_M)
+    """
+    check_substitution(
+        logits, input_ids, positions, targets, example_ids, rng, banned_ids, top_k, temperature
+    )
+    with torch.no_grad():
+        losses_M, lse_M = row_losses(logits, targets)
+        tokens_M, filled_BL = fill_in(
+            logits, input_ids, positions, example_ids, rng, banned_ids, top_k, temperature
+        )
+    return SubstitutedTokens(losses_M, tokens_M, filled_BL, lse_M)
+
+
+def row_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and log-sum-exp of each row, [M] each, differentiable in `logits`.
+
+    The loss is log(sum) - (x_y - max): subtracting the target from max + log(sum) would lose the
+    small difference of two large numbers.
+    """
+    x_MV = logits if logits.dtype == torch.float64 else logits.float()
+    max_M = x_MV.detach().amax(1)
+    # A row of -inf has no scale: shifting by -inf would turn it into NaN. One with +inf must.
+    shift_M = max_M.masked_fill(max_M == -torch.inf, 0.0)
+    log_sum_M = (x_MV - shift_M[:, None]).exp().sum(1).log()
+    ignored_M = targets == IGNORE_INDEX
+    x_target_M = x_MV.gather(1, targets.masked_fill(ignored_M, 0)[:, None]).squeeze(1)
+    losses_M = log_sum_M - (x_target_M - shift_M)
+    return losses_M.masked_fill(ignored_M, 0.0), log_sum_M + shift_M
+
+
+def fill_in(
+    logits: Tensor,
+    input_ids: Tensor,
+    positions: Tensor,
+    example_ids: Tensor,
+    rng: Tensor,
+    banned_ids: Tensor | None,
+    top_k: int,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """The tokens [M] chosen from `logits`, and `input_ids` [B, L] with them in place."""
+    L = input_ids.shape[1]
+    x_MV = logits.detach()
+    if x_MV.dtype != torch.float64:
+        x_MV = x_MV.float()
+    if banned_ids is not None:
+        x_MV = x_MV.index_fill(1, banned_ids, -torch.inf)
+    written_M = positions >= 0
+    flat_M = positions.clamp(min=0)
+    best_M, tokens_M = _largest(x_MV)
+    if top_k > 1:
+        draws_M = draw_words(rng, flat_M % L, example_ids[flat_M // L], STREAM_SUBSTITUTION)[0]
+        tokens_M = _draw_among(x_MV, min(top_k, x_MV.shape[1]), temperature, draws_M)
+    # `best` is -inf where everything is banned; NaN and +inf anywhere in the row must show.
+    usable_M = best_M.isfinite() & ~logits.detach().isnan().any(1) & (logits.amax(1) < torch.inf)
+    # One element to spare takes what surplus rows would write.
+    padded = torch.cat([input_ids.flatten(), input_ids.new_full((1,), -1)])
+    slots_M = torch.where(written_M, flat_M, padded.shape[0] - 1)
+    tokens_M = torch.where(usable_M & written_M, tokens_M, padded[slots_M])
+    return tokens_M, padded.scatter(0, slots_M, tokens_M)[:-1].view_as(input_ids)
+
+
+def _largest(x_MV: Tensor) -> tuple[Tensor, Tensor]:
+    # max(dim) does not promise the lowest index among ties; argmax does.
+    index_M = x_MV.argmax(1)
+    return x_MV.gather(1, index_M[:, None]).squeeze(1), index_M
+
+
+def _draw_among(x_MV: Tensor, k: int, temperature: float, draws_M: Tensor) -> Tensor:
+    """One of the k largest of each row, by integer weights and the 32-bit draw of the row."""
+    x_MV = x_MV.clone()
+    values, indices = [], []
+    for _ in range(k):  # value descending, index ascending: what a stable sort would give
+        value_M, index_M = _largest(x_MV)
+        values.append(value_M)
+        indices.append(index_M)
+        x_MV.scatter_(1, index_M[:, None], -torch.inf)
+    weights_MK = draw_weights(torch.stack(values, 1).float(), temperature)
+    cumulative_MK = weights_MK.cumsum(1)
+    point_M = (draws_M * cumulative_MK[:, -1]) >> 32
+    rank_M = (cumulative_MK <= point_M[:, None]).sum(1).clamp(max=k - 1)
+    return torch.stack(indices, 1).gather(1, rank_M[:, None]).squeeze(1)
+
+
+def draw_weights(values_MK: Tensor, temperature: float) -> Tensor:
+    """Integers proportional to softmax(values / temperature), 2^24 for the first (largest) column.
+
+    `values_MK` is float32, descending. Integers make the draw the same on every back end.
+    """
+    # Two roundings, product after difference: no fused multiply-add can change the result.
+    scale = torch.tensor(math.log2(math.e) / temperature, dtype=torch.float32).item()
+    y_MK = (values_MK - values_MK[:, :1]) * scale
+    y_MK = y_MK.nan_to_num(nan=_LOWEST_EXPONENT).clamp(min=_LOWEST_EXPONENT)
+    whole_MK = y_MK.floor()
+    f_MK = y_MK - whole_MK
+    power_MK = torch.full_like(f_MK, _EXP2[-1])
+    for coefficient in reversed(_EXP2[:-1]):
+        power_MK = power_MK * f_MK + coefficient
+    return torch.ldexp(power_MK, whole_MK + 24).to(torch.int64)
+
+
+def check_substitution(
+    logits: Tensor,
+    input_ids: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    example_ids: Tensor,
+    rng: Tensor,
+    banned_ids: Tensor | None,
+    top_k: int,
+    temperature: float,
+) -> None:
+    """Raises ValueError naming the argument that does not fit; see `substitute_tokens`."""
+    if logits.dim() != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits must be [M, V] with V > 0, not {list(logits.shape)}")
+    M, V = logits.shape
+    device = logits.device
+    check_tensor("logits", logits, _FLOATS, (M, V), device)
+    check_rows(input_ids, positions, targets, example_ids, rng, banned_ids, M, V, device)
+    if not 1 <= top_k <= MAX_TOP_K:
+        raise ValueError(f"top_k must be in 1..{MAX_TOP_K}, not {top_k}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, not {temperature}")
+
+
+def check_rows(
+    input_ids: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    example_ids: Tensor,
+    rng: Tensor,
+    banned_ids: Tensor | None,
+    M: int,
+    V: int,
+    device: torch.device,
+) -> None:
+    """Raises ValueError naming the argument that does not fit M rows of V logits on `device`."""
+    check_tensor("input_ids", input_ids, torch.int64, (-1, -1), device)
+    check_tensor("positions", positions, torch.int64, (M,), device)
+    check_tensor("targets", targets, torch.int64, (M,), device)
+    check_tensor("example_ids", example_ids, torch.int64, (input_ids.shape[0],), device)
+    check_tensor("rng", rng, torch.int64, (2,), device)
+    if banned_ids is not None:
+        check_tensor("banned_ids", banned_ids, torch.int64, (-1,), device)
+    if device.type == "cpu" and not torch.compiler.is_compiling():  # on a GPU this would wait
+        outside = (targets != IGNORE_INDEX) & ((targets < 0) | (targets >= V))
+        if bool(outside.any()):
+            bad = int(targets[outside][0])
+            raise ValueError(f"targets holds {bad}, outside the vocabulary of {V}")
+        if bool((positions >= input_ids.numel()).any()):
+            raise ValueError(f"positions must be below B * L = {input_ids.numel()}")

@@ -55,6 +55,7 @@ class MaskTuningModel(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.mlm_head = None if mlm is None else MaskedLMHead(_share_encoder(classifier, mlm))
+        self._head_names = [] if self.mlm_head is None else self._find_head_names()
         self._takes_4d_mask = _takes_4d_mask(classifier)
 
     @classmethod
@@ -77,11 +78,8 @@ class MaskTuningModel(nn.Module):
         settings = AutoConfig.from_pretrained(name)
         if type(settings) not in AutoModelForSequenceClassification._model_mapping:
             raise ValueError(f"{name}: {settings.model_type} has no sequence-classification class")
-        if mlm_head and type(settings) not in AutoModelForMaskedLM._model_mapping:
-            raise ValueError(
-                f"{name}: {settings.model_type} has no masked-LM class, which mask-tuning needs; "
-                "use an encoder such as BERT or RoBERTa, or --method finetuning"
-            )
+        if mlm_head:
+            _check_masked_lm(name, settings)
         classifier = _load(AutoModelForSequenceClassification, name, ("classif", "score"), **config)
         if not mlm_head:
             return cls(classifier, None)
@@ -91,6 +89,22 @@ class MaskTuningModel(nn.Module):
         model = cls(classifier, AutoModelForMaskedLM.from_config(settings, dtype=torch.float32))
         model._load_head(weights)
         return model
+
+    @classmethod
+    def from_classifier(cls, classifier: PreTrainedModel, mlm_head: bool = True) -> MaskTuningModel:
+        """Wraps a loaded sequence classifier; the head comes from the checkpoint it came from.
+
+        Raises:
+            ValueError: if the classifier was not loaded from a checkpoint, or its family has no
+                masked-LM class.
+        """
+        name = classifier.config._name_or_path
+        if not mlm_head:
+            return cls(classifier, None)
+        if not name:
+            raise ValueError("the classifier came from no checkpoint to load a masked-LM head from")
+        _check_masked_lm(name, classifier.config)
+        return cls(classifier, _load(AutoModelForMaskedLM, name, ()))
 
     @property
     def config(self) -> Any:
@@ -110,6 +124,7 @@ class MaskTuningModel(nn.Module):
         phase: str = "classify",
         rng: Tensor | None = None,
         perturbation: Perturbation | None = None,
+        original_ids: Tensor | None = None,
         **masks: Any,
     ) -> SequenceClassifierOutput | MaskedPass | tuple[MaskedPass, Tensor]:
         """Runs one phase; `masks` are the collator's fields and may be there in every phase.
@@ -118,16 +133,20 @@ class MaskTuningModel(nn.Module):
             input_ids: [B, L] int64, the original tokens; in phase "classify" what is classified.
             attention_mask: [B, L], or None where there is no padding.
             rng: [2] int64, seed and visit.
+            original_ids: [B, L], classified too: the logits are then [2B, C], originals last.
 
         Raises:
             ValueError: on an unknown phase, or a masked-LM phase without a masked-LM head.
         """
-        extras = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        extras["attention_mask"] = self._full_mask(attention_mask)
+        extras = {"attention_mask": self._full_mask(attention_mask)}
+        if token_type_ids is not None:
+            extras["token_type_ids"] = token_type_ids
         if phase == "classify":
-            return SequenceClassifierOutput(logits=self._classify(input_ids, extras))
+            return SequenceClassifierOutput(logits=self._classify(input_ids, extras, original_ids))
         if self.mlm_head is None:
-            raise ValueError(f"phase {phase!r} needs the masked-LM head: load it with mlm_head=True")
+            raise ValueError(
+                f"phase {phase!r} needs the masked-LM head: load it with mlm_head=True"
+            )
         if phase not in ("masked_lm", "joint") or rng is None or perturbation is None:
             raise ValueError(f"phase {phase!r} is unknown, or came without rng and perturbation")
         masked = MaskedPass(
@@ -142,21 +161,29 @@ class MaskTuningModel(nn.Module):
         )
         if phase == "masked_lm":
             return masked
-        return masked, self._classify(masked.output.input_ids, extras)
+        beside = input_ids if perturbation.include_original else None
+        return masked, self._classify(masked.output.input_ids, extras, beside)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(
+        self, folder: str | Path, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
         """Writes an ordinary classifier checkpoint, and `mlm_head/` beside it for resuming.
 
         Tensors that the head shares with the encoder are in the classifier's file only. Each
         file is written beside its place and renamed, so a reader never sees half of one.
+        `state_dict`, if given, holds this module's weights gathered from several processes.
         """
+        state = self.state_dict() if state_dict is None else state_dict
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as partial:
-            self.classifier.save_pretrained(partial)
+            prefix = "classifier."
+            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            self.classifier.save_pretrained(partial, state_dict=own)
             if self.mlm_head is not None:
+                head = {k: state[f"mlm_head.mlm.{k}"].contiguous() for k in self._head_names}
                 (Path(partial) / HEAD_FOLDER).mkdir()
-                save_file(self._head_state(), Path(partial) / _HEAD_WEIGHTS, {"format": "pt"})
+                save_file(head, Path(partial) / _HEAD_WEIGHTS, {"format": "pt"})
                 (folder / HEAD_FOLDER).mkdir(exist_ok=True)
             else:
                 shutil.rmtree(folder / HEAD_FOLDER, ignore_errors=True)
@@ -174,23 +201,29 @@ class MaskTuningModel(nn.Module):
         if self.mlm_head is not None:
             self._load_head(Path(folder) / _HEAD_WEIGHTS)
 
-    def _head_state(self) -> dict[str, Tensor]:
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Trades time for memory in the encoder, as on the stock classes."""
+        self.classifier.gradient_checkpointing_enable(**kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.classifier.gradient_checkpointing_disable()
+
+    def _find_head_names(self) -> list[str]:
         """The head's own tensors, each once: none that is tied to the classifier or another."""
         assert self.mlm_head is not None
         seen = {tensor.data_ptr() for tensor in self.classifier.state_dict().values()}
-        own = {}
+        names = []
         for name, tensor in self.mlm_head.mlm.state_dict().items():
             if tensor.data_ptr() not in seen:
                 seen.add(tensor.data_ptr())
-                own[name] = tensor.contiguous()
-        return own
+                names.append(name)
+        return sorted(names)
 
     def _load_head(self, weights: Path) -> None:
         assert self.mlm_head is not None
         state = load_file(weights)
-        wanted = self._head_state().keys()
-        if state.keys() != wanted:
-            raise ValueError(f"{weights} holds {sorted(state)}, not {sorted(wanted)}")
+        if sorted(state) != self._head_names:
+            raise ValueError(f"{weights} holds {sorted(state)}, not {self._head_names}")
         self.mlm_head.mlm.load_state_dict(state, strict=False)
 
     def _encode(self, masked_ids: Tensor, input_ids: Tensor, extras: dict[str, Any]) -> Tensor:
@@ -200,7 +233,12 @@ class MaskTuningModel(nn.Module):
             extras = {**extras, "decoder_input_ids": torch.cat([start, input_ids[:, :-1]], 1)}
         return self.encoder(input_ids=masked_ids, **extras)[0]
 
-    def _classify(self, input_ids: Tensor, extras: dict[str, Any]) -> Tensor:
+    def _classify(
+        self, input_ids: Tensor, extras: dict[str, Any], original_ids: Tensor | None
+    ) -> Tensor:
+        if original_ids is not None:  # one forward: a second one would run DDP's hooks twice
+            input_ids = torch.cat([input_ids, original_ids])
+            extras = {k: None if v is None else torch.cat([v, v]) for k, v in extras.items()}
         if not self.config.is_encoder_decoder:
             return self.classifier(input_ids=input_ids, **extras).logits
         # BART pools its last </s>. The stock class finds it with a mask, whose length the host
@@ -209,7 +247,8 @@ class MaskTuningModel(nn.Module):
         t_L = torch.arange(input_ids.shape[1], device=input_ids.device)
         last_B = torch.where(input_ids == self.config.eos_token_id, t_L, 0).amax(1)
         pooled_BH = hidden_BLH[torch.arange(len(last_B), device=last_B.device), last_B]
-        return self.classifier.classification_head(pooled_BH)
+        head: Any = self.classifier.classification_head
+        return head(pooled_BH)
 
     def _full_mask(self, attention_mask: Tensor | None) -> Tensor | None:
         # Given a 2-D mask the stock encoders read mask.all() on the host, in every pass.
@@ -217,6 +256,14 @@ class MaskTuningModel(nn.Module):
             return attention_mask
         B, L = attention_mask.shape
         return attention_mask.bool()[:, None, None, :].expand(B, 1, L, L)
+
+
+def _check_masked_lm(name: str | Path, config: Any) -> None:
+    if type(config) not in AutoModelForMaskedLM._model_mapping:
+        raise ValueError(
+            f"{name}: {config.model_type} has no masked-LM class, which mask-tuning needs; "
+            "use an encoder such as BERT or RoBERTa, or --method finetuning"
+        )
 
 
 def _share_encoder(classifier: PreTrainedModel, mlm: PreTrainedModel) -> PreTrainedModel:

@@ -6,7 +6,7 @@ Shapes: B examples, L tokens, M masked positions, H width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +25,15 @@ class Perturbation:
     banned_ids: Tensor | None = None
     """[N] int64, ids that are never put in."""
     top_k: int = 1
+    """1 puts in the argmax, more draws among the k most likely."""
     temperature: float = 1.0
+    include_original: bool = False
+    """Classify the original text beside the perturbed one, with equal weight."""
+
+    def to(self, device: torch.device) -> Perturbation:
+        """The same with its tensors on `device`."""
+        moved: Any = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 class MaskBatch(NamedTuple):
@@ -87,7 +95,7 @@ def masked_lm_pass(
 
 
 def perturbation_from(
-    tokenizer: Any, vocab_size: int, corruption: str, top_k: int, temperature: float
+    tokenizer: Any, vocab_size: int, corruption: str = "mask", **settings: Any
 ) -> Perturbation:
     """The perturbation for a tokenizer: its mask, and what may never be put in.
 
@@ -103,6 +111,5 @@ def perturbation_from(
         mask_token_id=tokenizer.mask_token_id,
         replacement_ids=torch.tensor(plain) if corruption == "80-10-10" else None,
         banned_ids=torch.tensor(banned),
-        top_k=top_k,
-        temperature=temperature,
+        **settings,
     )

@@ -64,12 +64,13 @@ def dual_cross_entropy(
     rows_B = F.cross_entropy(
         x_BC, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=ignore_index
     )
-    mlm = _mean(losses.sum(), denominators[0])
-    classification = _mean(rows_B.sum(), denominators[1])
+    mlm = mean_over(losses.sum(), denominators[0])
+    classification = mean_over(rows_B.sum(), denominators[1])
     return DualLoss(alpha * mlm + (1 - alpha) * classification, mlm, classification)
 
 
-def _mean(total: Tensor, denominator: Tensor) -> Tensor:
+def mean_over(total: Tensor, denominator: Tensor) -> Tensor:
+    """total / denominator, and 0 (not NaN) where nothing counted, for scalars on one device."""
     # Both branches of where() are differentiated, so the unused one must not divide by zero.
     some = denominator > 0
     return torch.where(some, total / torch.where(some, denominator, 1.0), total * 0.0)

@@ -18,8 +18,8 @@ from masktuning.ops.random import STREAM_SUBSTITUTION, draw_words
 MAX_TOP_K = 64
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# 2^f on [0, 1), degree 5, relative error below 2e-7; Horner with separately rounded product and sum, so
-# that every back end gets the same float32. The first coefficient makes 2^0 exactly 1.
+# 2^f on [0, 1), degree 5, relative error below 2e-7; Horner with separately rounded product and
+# sum, so that every back end gets the same float32. The first coefficient makes 2^0 exactly 1.
 _EXP2 = (1.0, 0.6931513, 0.2401645, 0.05579971, 0.00901733, 0.00186699)
 _LOWEST_EXPONENT = -25.0  # 2^-25 of 2^24 rounds to weight 0
 

@@ -1,0 +1,48 @@
+"""Fine-tune text classifiers that hold up out of distribution (Mask-tuning, arXiv 2307.10457)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from masktuning.arguments import MaskTuningArguments
+    from masktuning.collator import MaskTuningCollator
+    from masktuning.model import MaskTuningModel
+    from masktuning.ops import dual_cross_entropy, masked_lm_head, sample_masks, substitute_tokens
+    from masktuning.trainer import MaskTuningTrainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MaskTuningArguments": "masktuning.arguments",
+    "MaskTuningCollator": "masktuning.collator",
+    "MaskTuningModel": "masktuning.model",
+    "MaskTuningTrainer": "masktuning.trainer",
+    "dual_cross_entropy": "masktuning.ops",
+    "masked_lm_head": "masktuning.ops",
+    "sample_masks": "masktuning.ops",
+    "substitute_tokens": "masktuning.ops",
+}
+__all__ = [
+    "MaskTuningArguments",
+    "MaskTuningCollator",
+    "MaskTuningModel",
+    "MaskTuningTrainer",
+    "dual_cross_entropy",
+    "masked_lm_head",
+    "sample_masks",
+    "substitute_tokens",
+]
+
+_root = Path(__file__).resolve().parent.parent
+if (_root / "csrc").is_dir():  # running from a checkout: kernels/ sits beside this package
+    __path__.append(str(_root))
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: torch and transformers take seconds, `--help` must not.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

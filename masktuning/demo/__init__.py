@@ -1,0 +1,1 @@
+"""The embedded default of `python -m masktuning.train`: generated data and a small model."""

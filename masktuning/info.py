@@ -1,0 +1,67 @@
+"""What is installed here and what each op would use.
+
+python -m masktuning.info
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from masktuning.config import run_command
+
+
+def gather() -> dict[str, Any]:
+    """Versions, devices, back ends with why they are missing, and the choice for each op."""
+    import torch
+
+    from masktuning.ops import backend
+
+    extension = backend.extension()
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("masktuning", "torch", "transformers", "datasets")},
+        "threads": torch.get_num_threads(),
+        "gpus": [_gpu(i) for i in range(torch.cuda.device_count())],
+        "masktuning_C": dict(extension.build_info()) if extension else None,
+        "backends": dict(backend.available()),
+        "ops": backend.describe(),
+    }
+
+
+def _gpu(index: int) -> str:
+    import torch
+
+    name = torch.cuda.get_device_name(index)
+    major, minor = torch.cuda.get_device_capability(index)
+    built_for = torch.cuda.get_arch_list()
+    # A GPU runs code of its own major architecture and a minor up to its own, or any older PTX.
+    runs = any(
+        kind == "compute" or (number // 10 == major and number % 10 <= minor)
+        for kind, _, digits in (arch.partition("_") for arch in built_for)
+        for number in [int("".join(filter(str.isdigit, digits)))]
+        if number <= 10 * major + minor
+    )
+    note = "" if runs else f"; this torch has no code for it ({', '.join(built_for)})"
+    return f"{name} (sm_{major}{minor}{note})"
+
+
+def main(argv: list[str]) -> None:
+    facts = gather()
+    for name in ("masktuning", "python", "torch", "transformers", "datasets", "threads"):
+        print(f"{name:14s}{facts[name]}")
+    print(f"{'gpus':14s}{', '.join(facts['gpus']) or 'none'}")
+    built = facts["masktuning_C"]
+    if built:
+        print(f"{'masktuning_C':14s}g++ {built.get('compiler')}; code for {built['processors']}")
+    print("\nback ends")
+    for name, reason in facts["backends"].items():
+        print(f"  {name:12s}{reason or 'available'}")
+    print("\nop                  device  uses")
+    for row in facts["ops"]:
+        print(f"  {row['op']:18s}{row['device']:8s}{row['backend']}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,82 @@
+"""Runs a classifier over sets, longest texts together, and scores it."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.utils import logging as transformers_logging
+
+from masktuning.config import UsageError
+from masktuning.data import comparable
+from masktuning.metrics import SetResult, score
+
+
+def load_classifier(
+    name: str, batch_size: int
+) -> tuple[Trainer, PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Trainer that predicts with any sequence classifier, the classifier and its tokenizer.
+
+    Raises:
+        UsageError: if they cannot be loaded.
+    """
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"{name}: cannot be loaded: {first}") from None
+    args = TrainingArguments(
+        output_dir=tempfile.gettempdir(),  # Trainer wants one; nothing is written
+        per_device_eval_batch_size=batch_size,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+    )
+    collator = DataCollatorWithPadding(tokenizer)
+    trainer = Trainer(model, args, data_collator=collator, processing_class=tokenizer)
+    return trainer, model, tokenizer
+
+
+def predict(trainer: Trainer, dataset: Dataset) -> np.ndarray:
+    """Logits [n, C] in the order of `dataset`, computed in batches of similar length."""
+    order = np.argsort([-len(ids) for ids in dataset["input_ids"]], kind="stable")
+    logits = np.asarray(trainer.predict(dataset.select(order)).predictions)
+    in_order = np.empty_like(logits)
+    in_order[order] = logits
+    return in_order
+
+
+def evaluate_set(
+    trainer: Trainer, name: str, role: str, dataset: Dataset
+) -> tuple[SetResult, np.ndarray]:
+    """The result on one encoded set, and the predicted label ids [n]."""
+    chosen = predict(trainer, dataset).argmax(-1)
+    return score(name, role, chosen, np.asarray(dataset["labels"])), chosen
+
+
+def label_names(config: Any, wanted: list[str]) -> list[str]:
+    """A classifier's label names in the order of its ids, checked against a task's.
+
+    Raises:
+        UsageError: showing both lists, if they are not the same names under case and punctuation.
+    """
+    have = [config.id2label[i] for i in range(config.num_labels)]
+    if {comparable(n) for n in have} != {comparable(n) for n in wanted}:
+        raise UsageError(
+            f"the model's labels are {', '.join(have)}, the task's {', '.join(wanted)}: give a "
+            "model of this task, or name the labels alike in its config.json (id2label)"
+        )
+    return have

@@ -1,0 +1,45 @@
+"""Results as text: the terminal's table, and the model card of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from masktuning.metrics import SetResult
+
+_CARD = Path(__file__).parent / "model_card.md"
+_HEADER = ("set", "role", "accuracy", "95 % interval", "n")
+_ROLES = {"dev": "in distribution", "ood": "out of distribution", "train": "training"}
+
+
+def _cells(result: SetResult) -> tuple[str, ...]:
+    return (
+        result.name,
+        _ROLES[result.role],
+        f"{100 * result.accuracy:.2f}",
+        f"{100 * result.low:.2f} to {100 * result.high:.2f}",
+        str(result.n),
+    )
+
+
+def text_table(results: list[SetResult]) -> str:
+    """An aligned table, accuracies in per cent."""
+    rows = [_HEADER, *map(_cells, results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown_table(results: list[SetResult]) -> str:
+    """The same as a Markdown table."""
+    rows = [_HEADER, ("---",) * len(_HEADER), *map(_cells, results)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def model_card(results: list[SetResult], facts: dict[str, Any]) -> str:
+    """README.md of a run folder: how the model was made and how it did."""
+    template = Template(_CARD.read_text(encoding="utf-8"))
+    labels = "\n".join(f"- {i}: {name}" for i, name in enumerate(facts["labels"]))
+    return template.substitute({**facts, "labels": labels, "results": markdown_table(results)})

@@ -1,0 +1,112 @@
+"""What a run leaves on disk, and how a killed one is found again.
+
+A run folder holds the checkpoint (an ordinary classifier at its root, `mlm_head/` beside it),
+config.yaml, all_results.json, trainer_state.json, README.md and perturbations.jsonl; while
+training, checkpoint-N folders too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from masktuning.config import MethodArguments, UsageError
+
+RESULTS = "all_results.json"
+CONFIG = "config.yaml"
+CARD = "README.md"
+_STATE = "trainer_state.json"
+_OF_THIS_CALL = ("config", "dry_run", "overwrite", "resume_from_checkpoint")
+_OURS = (CONFIG, RESULTS, _STATE, "config.json", "perturbations.jsonl", "model.safetensors")
+
+
+def check(folder: Path, resume: str | None, overwrite: bool) -> str | None:
+    """Checks the folder and changes nothing; returns the checkpoint to resume from.
+
+    Raises:
+        UsageError: if it holds a run already, or there is no whole checkpoint to resume from.
+    """
+    if resume is not None:
+        found = last_checkpoint(folder) if resume in ("last", "True", "true") else Path(resume)
+        if found is None or not _is_whole(found):
+            where = folder if resume in ("last", "True", "true") else resume
+            raise UsageError(f"{where}: no complete checkpoint to resume from")
+        return str(found)
+    if holds_run(folder) and not overwrite:
+        raise UsageError(
+            f"{folder} holds a run already: give another --output_dir, or --overwrite, or "
+            "--resume_from_checkpoint"
+        )
+    return None
+
+
+def holds_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _OURS) or bool(_checkpoints(folder))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: its trainer_state.json comes last."""
+    return next((path for path in reversed(_checkpoints(folder)) if _is_whole(path)), None)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file whole: beside its place, then renamed."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_config(path: Path, training: Any, *groups: Any) -> None:
+    """The options as YAML that `--config` takes: all of ours, Trainer's where not the default."""
+    options: dict[str, Any] = {}
+    untouched = type(training)(output_dir=training.output_dir)
+    own = {f.name for f in fields(MethodArguments)}
+    for f in fields(training):
+        value = _plain(getattr(training, f.name))
+        if f.name in own or value != _plain(getattr(untouched, f.name)):
+            options[f.name] = value
+    for group in groups:
+        options |= {f.name: getattr(group, f.name) for f in fields(group)}
+    options["output_dir"] = training.output_dir
+    kept = {name: value for name, value in options.items() if name not in _OF_THIS_CALL}
+    write(path, yaml.safe_dump(kept, sort_keys=True, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def clear(folder: Path) -> None:
+    """Removes an earlier run's checkpoints and results, and nothing else."""
+    for path in _checkpoints(folder):
+        shutil.rmtree(path)
+    shutil.rmtree(folder / "mlm_head", ignore_errors=True)
+    for name in (*_OURS, CARD):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,148 @@
+"""Train a text classifier, measure it in and out of distribution, keep it as a plain checkpoint.
+
+The embedded demo, on a laptop, offline:
+
+    python -m masktuning.train
+
+SST-2 from the hub, with the paper's settings, tested on the edited IMDB reviews too (as files):
+
+    python -m masktuning.train --task sst2 --model_name_or_path roberta-base
+    python -m masktuning.train --task sst2 --model_name_or_path roberta-base --data_dir DATA
+
+The baseline, through the same trainer:
+
+    python -m masktuning.train --task sst2 --model_name_or_path roberta-base --method finetuning
+
+Your own files (CSV, TSV, JSONL or Parquet), with an out-of-domain set beside:
+
+    python -m masktuning.train --model_name_or_path roberta-base --alpha 0.3 --output_dir out \\
+        --train_file train.csv --validation_file dev.csv --eval_files reviews=reviews.csv
+
+Two GPUs; go on after a stop:
+
+    torchrun --nproc_per_node=2 -m masktuning.train --task sst2 ... --output_dir out
+    python -m masktuning.train --config out/config.yaml --resume_from_checkpoint
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masktuning.config import (
+    DataArguments,
+    MethodArguments,
+    ModelArguments,
+    RunArguments,
+    UsageError,
+    build_parser,
+    parse,
+    read_yaml,
+    run_command,
+)
+from masktuning.own_task import own_task, with_eval_files
+from masktuning.tasks import Task, load_task, names
+
+if TYPE_CHECKING:
+    from masktuning.arguments import MaskTuningArguments
+
+PROGRAM = "python -m masktuning.train"
+EPILOG = """\
+Every flag of transformers.TrainingArguments works too; the ones used most:
+  --output_dir --learning_rate --num_train_epochs --max_steps --warmup_steps --weight_decay --seed
+  --per_device_train_batch_size --per_device_eval_batch_size --gradient_accumulation_steps
+  --max_grad_norm --bf16 --fp16 --use_cpu --report_to --logging_steps --eval_strategy
+  --save_strategy --save_steps --save_total_limit --resume_from_checkpoint --label_smoothing_factor
+Tasks: {tasks}; or a YAML file. Without --task and --train_file the demo runs.
+"""
+# Where we differ from TrainingArguments for this command; a task's settings come on top.
+DEFAULTS = {"eval_strategy": "epoch", "save_total_limit": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Everything the command line and the YAML file said."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: MaskTuningArguments
+    run: RunArguments
+    task: Task
+
+
+def main(argv: list[str]) -> None:
+    if "-h" in argv or "--help" in argv:
+        groups = [ModelArguments, DataArguments, MethodArguments, RunArguments]
+        epilog = EPILOG.format(tasks=", ".join(names()))
+        build_parser(PROGRAM, __doc__ or "", groups, epilog).print_help()
+        return
+    options = read_options(argv)
+    from masktuning.training_run import dry_run, run  # seconds of imports: after the cheap errors
+
+    logging.getLogger("masktuning").addHandler(logging.StreamHandler())
+    if options.run.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            dry_run(options, folder)
+    else:
+        run(options)
+
+
+def read_options(argv: list[str]) -> Options:
+    """Defaults, then the task's settings, then the YAML file, then the flags.
+
+    Raises:
+        UsageError: on anything in them that does not fit.
+    """
+    early = ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--task", "--task_name")
+    early.add_argument("--config")
+    early.add_argument("--train_file")
+    first, _ = early.parse_known_args(argv)
+    file = read_yaml(first.config) if first.config else {}
+    name = first.task or file.get("task")
+    own_files = first.train_file or file.get("train_file")
+    if name and own_files:
+        raise UsageError("--task and --train_file exclude each other: give one")
+    if not name and not own_files:
+        name = "demo"
+    task = load_task(name) if name else None
+
+    from masktuning.arguments import MaskTuningArguments
+
+    groups = [ModelArguments, DataArguments, MaskTuningArguments, RunArguments]
+    parser = build_parser(PROGRAM, "", groups)
+    for action in parser._actions:
+        if action.dest == "resume_from_checkpoint":  # without a value: the newest one
+            action.nargs, action.const = "?", "last"
+    settings = {} if task is None else task.settings
+    defaults = {**DEFAULTS, **settings, **file}
+    if "output_dir" not in defaults and not any(a.startswith("--output_dir") for a in argv):
+        defaults["output_dir"] = _default_folder(task, argv, defaults)
+    model, data, training, run = parse(parser, argv, defaults)
+    data.task = name
+    if task is None:
+        if not data.validation_file:
+            raise UsageError("--validation_file is missing: the in-distribution set to measure on")
+        task = own_task(data)
+    else:
+        task = with_eval_files(task, data)
+    if model.model_name_or_path is None and task.name != "demo":
+        raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
+    return Options(model, data, training, run, task)
+
+
+def _default_folder(task: Task | None, argv: list[str], defaults: dict[str, Any]) -> str:
+    early = ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--method", default=defaults.get("method", "mask_tuning"))
+    method = early.parse_known_args(argv)[0].method
+    name = Path(task.name).stem if task else "own"
+    return str(Path("runs") / f"{name}-{method}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+if __name__ == "__main__":
+    run_command(main)

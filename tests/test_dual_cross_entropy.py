@@ -1,0 +1,109 @@
+"""dual_cross_entropy against the equation in float64.
+
+Shapes: B examples, C classes, M masked positions.
+"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masktuning.ops import dual_cross_entropy
+
+
+def expected_terms(losses, logits, labels, denominators, smoothing):
+    """alpha's two terms by the definition: sums of row losses over the given denominators."""
+    x = np.asarray(logits, dtype=np.float64)
+    log_p = x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(
+        1, keepdims=True
+    )
+    rows = [
+        -(1 - smoothing) * log_p[b, y] - smoothing * log_p[b].mean()
+        for b, y in enumerate(labels)
+        if y != -100
+    ]
+    mlm = np.sum(np.asarray(losses, dtype=np.float64)) / denominators[0]
+    return mlm, np.sum(rows) / denominators[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    M=st.integers(0, 9),
+    B=st.integers(1, 6),
+    C=st.integers(2, 5),
+    alpha=st.sampled_from([0.0, 0.3, 0.6, 1.0]),
+    smoothing=st.sampled_from([0.0, 0.1]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    seed=st.integers(0, 1000),
+)
+def test_the_equation(M, B, C, alpha, smoothing, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    losses = torch.rand(M, generator=generator) * 5
+    logits = (2 * torch.randn(B, C, generator=generator)).to(dtype)
+    labels = torch.randint(0, C, (B,), generator=generator)
+    labels[0] = -100
+    denominators = torch.tensor([7.5, 3.0])
+    dual = dual_cross_entropy(losses, logits, labels, denominators, alpha, smoothing)
+    mlm, classification = expected_terms(
+        losses.numpy(), logits.double().numpy(), labels.tolist(), (7.5, 3.0), smoothing
+    )
+    assert float(dual.mlm) == pytest.approx(mlm, rel=1e-5, abs=1e-6)
+    assert float(dual.classification) == pytest.approx(classification, rel=1e-5, abs=1e-6)
+    joint = alpha * mlm + (1 - alpha) * classification
+    assert float(dual.loss) == pytest.approx(joint, rel=1e-5, abs=1e-6)
+
+
+def test_gradcheck():
+    losses = torch.rand(4, dtype=torch.float64, requires_grad=True)
+    logits = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    labels, denominators = torch.tensor([1, -100, 4]), torch.tensor([4.0, 2.0])
+    assert torch.autograd.gradcheck(
+        lambda a, b: dual_cross_entropy(a, b, labels, denominators, 0.6, 0.1).loss,
+        (losses, logits),
+    )
+
+
+def test_nothing_counted_gives_zero():
+    losses = torch.zeros(0, requires_grad=True)
+    logits = torch.randn(2, 3, requires_grad=True)
+    labels = torch.tensor([-100, -100])
+    dual = dual_cross_entropy(losses, logits, labels, torch.zeros(2), 0.6)
+    dual.loss.backward()
+    assert float(dual.loss) == 0 and float(logits.grad.abs().max()) == 0
+
+
+def test_a_nan_loss_shows():
+    labels, denominators = torch.tensor([0]), torch.ones(2)
+    dual = dual_cross_entropy(torch.tensor([torch.nan]), torch.zeros(1, 2), labels, denominators, 0.5)
+    assert dual.loss.isnan() and dual.classification.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alpha": 1.5}, "alpha must be in"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be in"),
+        ({"labels": torch.tensor([0, 3])}, "labels holds 3, outside the 3 classes"),
+        ({"labels": torch.tensor([0])}, "labels must have shape"),
+        ({"losses": torch.zeros(2, 2)}, "losses must have shape"),
+        ({"denominators": torch.zeros(2, dtype=torch.int64)}, "denominators must be float32"),
+        ({"logits": torch.zeros(2, 0)}, "C > 0"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    arguments = {
+        "losses": torch.zeros(4),
+        "logits": torch.zeros(2, 3),
+        "labels": torch.tensor([0, 1]),
+        "denominators": torch.ones(2),
+        "alpha": 0.5,
+    }
+    with pytest.raises(ValueError, match=message):
+        dual_cross_entropy(**{**arguments, **change})
+
+
+def test_compiles_without_graph_breaks():
+    arguments = (torch.rand(4), torch.randn(2, 3), torch.tensor([0, 2]), torch.ones(2), 0.6)
+    compiled = torch.compile(dual_cross_entropy, fullgraph=True)(*arguments)
+    torch.testing.assert_close(tuple(compiled), tuple(dual_cross_entropy(*arguments)))

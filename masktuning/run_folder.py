@@ -68,18 +68,16 @@ def write_json(path: Path, content: Any) -> None:
     write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_config(path: Path, training: Any, *groups: Any) -> None:
-    """The options as YAML that `--config` takes: all of ours, Trainer's where not the default."""
-    options: dict[str, Any] = {}
-    untouched = type(training)(output_dir=training.output_dir)
+def write_config(path: Path, training: Any, chosen: set[str], *groups: Any) -> None:
+    """The options as YAML that `--config` takes: all of ours, Trainer's where `chosen`."""
     own = {f.name for f in fields(MethodArguments)}
-    for f in fields(training):
-        value = _plain(getattr(training, f.name))
-        if f.name in own or value != _plain(getattr(untouched, f.name)):
-            options[f.name] = value
+    options = {
+        f.name: _plain(getattr(training, f.name))
+        for f in fields(training)
+        if f.name in own | chosen
+    }
     for group in groups:
         options |= {f.name: getattr(group, f.name) for f in fields(group)}
-    options["output_dir"] = training.output_dir
     kept = {name: value for name, value in options.items() if name not in _OF_THIS_CALL}
     write(path, yaml.safe_dump(kept, sort_keys=True, allow_unicode=True))
 

@@ -73,6 +73,8 @@ class Options:
     training: MaskTuningArguments
     run: RunArguments
     task: Task
+    chosen: set[str]
+    """Names that the task, the file or a flag gave."""
 
 
 def main(argv: list[str]) -> None:
@@ -133,7 +135,9 @@ def read_options(argv: list[str]) -> Options:
         task = with_eval_files(task, data)
     if model.model_name_or_path is None and task.name != "demo":
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
-    return Options(model, data, training, run, task)
+    words = {word.split("=")[0] for word in argv}
+    chosen = {a.dest for a in parser._actions if words & set(a.option_strings)} | set(defaults)
+    return Options(model, data, training, run, task, chosen)
 
 
 def _default_folder(task: Task | None, argv: list[str], defaults: dict[str, Any]) -> str:

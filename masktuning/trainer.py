@@ -158,7 +158,8 @@ class MaskTuningTrainer(Trainer):
             backward=self._backward,
             no_sync=model.no_sync if ddp else contextlib.nullcontext,
         )
-        if self._norms is None and context.two_phase and self._logs_this_step():
+        apart = context.two_phase and self.perturbation is not None
+        if self._norms is None and apart and self._logs_this_step():
             self._norms = GradientNorms(model.parameters())
         with self.compute_loss_context_manager():
             terms = self.method.step(model, inputs, context)

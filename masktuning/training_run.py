@@ -47,7 +47,9 @@ def run(options: Options) -> None:
     if trainer.perturbation is not None:
         trainer.add_callback(PerturbationLog(trainer, folder, options.task.labels))
     if trainer.is_world_process_zero():  # early, so that a killed run can be taken up from it
-        run_folder.write_config(folder / run_folder.CONFIG, args, options.model, options.data)
+        run_folder.write_config(
+            folder / run_folder.CONFIG, args, options.chosen, options.model, options.data
+        )
 
     trained = trainer.train(resume_from_checkpoint=resume)
     results = [

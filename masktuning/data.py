@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from dataclasses import dataclass
@@ -144,7 +145,10 @@ def length_limit(encoder: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _fingerprint(texts: LabelledTexts, tokenizer: Any, max_length: int) -> str:
     digest = hashlib.sha256()
-    for part in (_ENCODING_VERSION, tokenizer.backend_tokenizer.to_str(), str(max_length)):
+    # Truncation and padding are in there as the last call left them; ours is max_length.
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    settings |= {"truncation": None, "padding": None}
+    for part in (_ENCODING_VERSION, json.dumps(settings), str(max_length)):
         digest.update(part.encode() + b"\0")
     for column in texts.texts:
         digest.update("\0".join(column).encode("utf-8", "surrogatepass") + b"\1")
@@ -188,5 +192,5 @@ def _texts(table: Table, column: str, strip_breaks: bool) -> list[str]:
         if not text.strip():
             raise UsageError(f"{table.origin}, line {line}: the text in {column!r} is empty")
     if strip_breaks:
-        return [re.sub(r"\s*(<br\s*/?>\s*)+", " ", text) for text in texts]
+        return [re.sub(r"\s*(<br\s*/?>?\s*)+", " ", text) for text in texts]
     return texts

@@ -6,8 +6,9 @@ Nothing here imports torch, so that `--help` is quick; TrainingArguments joins i
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,6 +172,16 @@ def build_parser(
     )
 
 
+class FlagParser(ArgumentParser):
+    """Reads a few flags ahead of the others; usage errors are UsageError."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
 def parse(parser: Any, argv: Sequence[str], defaults: dict[str, Any]) -> tuple[Any, ...]:
     """The dataclasses from `argv` over `defaults` (a task's settings, then a YAML file's).
 
@@ -242,6 +253,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def run_command(main: Any) -> NoReturn:
     """Runs a command's main(argv): usage errors are one sentence and exit code 2."""
+    logging.getLogger("masktuning").addHandler(logging.StreamHandler())
     try:
         main(sys.argv[1:])
     except UsageError as error:

@@ -11,7 +11,6 @@ results.json and each set's predicted labels as predictions_<set>.jsonl.
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +57,6 @@ def main(argv: list[str]) -> None:
         parser.print_help()
         return
     arguments, data = parse(parser, argv, {})
-    logging.getLogger("masktuning").addHandler(logging.StreamHandler())
     evaluate(arguments, data)
 
 

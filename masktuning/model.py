@@ -5,7 +5,6 @@ Shapes: B examples, L tokens, C classes, H width.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -22,13 +21,12 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils import logging as transformers_logging
 
+from masktuning.attention_mask import full_mask, takes_4d_mask
 from masktuning.heads import MaskedLMHead
 from masktuning.objective import MaskBatch, Perturbation, masked_lm_pass
 from masktuning.ops import MaskedLMOutput
-
-logger = logging.getLogger(__name__)
+from masktuning.pretrained import check_masked_lm, load_float32
 
 HEAD_FOLDER = "mlm_head"
 _HEAD_WEIGHTS = f"{HEAD_FOLDER}/model.safetensors"
@@ -56,7 +54,7 @@ class MaskTuningModel(nn.Module):
         self.classifier = classifier
         self.mlm_head = None if mlm is None else MaskedLMHead(_share_encoder(classifier, mlm))
         self._head_names = [] if self.mlm_head is None else self._find_head_names()
-        self._takes_4d_mask = _takes_4d_mask(classifier)
+        self._takes_4d_mask = takes_4d_mask(classifier)
 
     @classmethod
     def from_pretrained(
@@ -79,13 +77,15 @@ class MaskTuningModel(nn.Module):
         if type(settings) not in AutoModelForSequenceClassification._model_mapping:
             raise ValueError(f"{name}: {settings.model_type} has no sequence-classification class")
         if mlm_head:
-            _check_masked_lm(name, settings)
-        classifier = _load(AutoModelForSequenceClassification, name, ("classif", "score"), **config)
+            check_masked_lm(name, settings)
+        classifier = load_float32(
+            AutoModelForSequenceClassification, name, ("classif", "score"), **config
+        )
         if not mlm_head:
             return cls(classifier, None)
         weights = Path(name) / _HEAD_WEIGHTS
         if not weights.is_file():
-            return cls(classifier, _load(AutoModelForMaskedLM, name, ()))
+            return cls(classifier, load_float32(AutoModelForMaskedLM, name, ()))
         model = cls(classifier, AutoModelForMaskedLM.from_config(settings, dtype=torch.float32))
         model._load_head(weights)
         return model
@@ -103,8 +103,8 @@ class MaskTuningModel(nn.Module):
             return cls(classifier, None)
         if not name:
             raise ValueError("the classifier came from no checkpoint to load a masked-LM head from")
-        _check_masked_lm(name, classifier.config)
-        return cls(classifier, _load(AutoModelForMaskedLM, name, ()))
+        check_masked_lm(name, classifier.config)
+        return cls(classifier, load_float32(AutoModelForMaskedLM, name, ()))
 
     @property
     def config(self) -> Any:
@@ -138,7 +138,7 @@ class MaskTuningModel(nn.Module):
         Raises:
             ValueError: on an unknown phase, or a masked-LM phase without a masked-LM head.
         """
-        extras = {"attention_mask": self._full_mask(attention_mask)}
+        extras = {"attention_mask": self._mask(attention_mask)}
         if token_type_ids is not None:
             extras["token_type_ids"] = token_type_ids
         if phase == "classify":
@@ -196,7 +196,7 @@ class MaskTuningModel(nn.Module):
         Raises:
             ValueError: if the folder's weights are not those of this model.
         """
-        saved = _load(type(self.classifier), folder, ())
+        saved = load_float32(type(self.classifier), folder, ())
         self.classifier.load_state_dict(saved.state_dict())
         if self.mlm_head is not None:
             self._load_head(Path(folder) / _HEAD_WEIGHTS)
@@ -250,71 +250,13 @@ class MaskTuningModel(nn.Module):
         head: Any = self.classifier.classification_head
         return head(pooled_BH)
 
-    def _full_mask(self, attention_mask: Tensor | None) -> Tensor | None:
-        # Given a 2-D mask the stock encoders read mask.all() on the host, in every pass.
+    def _mask(self, attention_mask: Tensor | None) -> Tensor | None:
         if attention_mask is None or not self._takes_4d_mask:
             return attention_mask
-        B, L = attention_mask.shape
-        return attention_mask.bool()[:, None, None, :].expand(B, 1, L, L)
-
-
-def _check_masked_lm(name: str | Path, config: Any) -> None:
-    if type(config) not in AutoModelForMaskedLM._model_mapping:
-        raise ValueError(
-            f"{name}: {config.model_type} has no masked-LM class, which mask-tuning needs; "
-            "use an encoder such as BERT or RoBERTa, or --method finetuning"
-        )
+        return full_mask(attention_mask)
 
 
 def _share_encoder(classifier: PreTrainedModel, mlm: PreTrainedModel) -> PreTrainedModel:
     setattr(mlm, mlm.base_model_prefix, classifier.base_model)
     mlm.tie_weights()
     return mlm
-
-
-def _load(
-    auto: Any, name: str | Path, expected_new: tuple[str, ...], **config: Any
-) -> PreTrainedModel:
-    """from_pretrained in float32, with one warning for what the checkpoint lacked."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its report is a page; ours is a line
-    try:
-        model, report = auto.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, **config
-        )
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    new = sorted(k for k in report["missing_keys"] if not any(word in k for word in expected_new))
-    if new:
-        logger.warning(
-            "%s: newly initialised in %s, since the checkpoint lacks them: %s",
-            name,
-            type(model).__name__,
-            ", ".join(new),
-        )
-    return model
-
-
-@torch.no_grad()
-def _takes_4d_mask(classifier: PreTrainedModel) -> bool:
-    """Whether the encoder gives the same hidden states for a 2-D mask and its 4-D form."""
-    config = classifier.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if config._attn_implementation != "sdpa" or kinds != {"full_attention"}:
-        return False  # local attention would lose its window: a 4-D mask is taken as it is
-    encoder = classifier.base_model
-    training = encoder.training
-    encoder.eval()
-    device = next(encoder.parameters()).device
-    ids_BL = torch.arange(4, 20, device=device).view(2, 8) % config.vocab_size
-    mask_BL = torch.ones_like(ids_BL)
-    mask_BL[1, 5:] = 0
-    mask_B1LL = mask_BL.bool()[:, None, None, :].expand(2, 1, 8, 8)
-    try:
-        states = [encoder(input_ids=ids_BL, attention_mask=m)[0] for m in (mask_BL, mask_B1LL)]
-    except (ValueError, RuntimeError):  # the family wants its mask in two dimensions
-        return False
-    finally:
-        encoder.train(training)
-    shown = mask_BL.bool()
-    return torch.allclose(states[0][shown], states[1][shown], rtol=1e-4, atol=1e-5)

@@ -27,15 +27,14 @@ Two GPUs; go on after a stop:
 from __future__ import annotations
 
 import dataclasses
-import logging
 import tempfile
 import time
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masktuning.config import (
     DataArguments,
+    FlagParser,
     MethodArguments,
     ModelArguments,
     RunArguments,
@@ -86,7 +85,6 @@ def main(argv: list[str]) -> None:
     options = read_options(argv)
     from masktuning.training_run import dry_run, run  # seconds of imports: after the cheap errors
 
-    logging.getLogger("masktuning").addHandler(logging.StreamHandler())
     if options.run.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             dry_run(options, folder)
@@ -100,7 +98,7 @@ def read_options(argv: list[str]) -> Options:
     Raises:
         UsageError: on anything in them that does not fit.
     """
-    early = ArgumentParser(add_help=False, allow_abbrev=False)
+    early = FlagParser()
     early.add_argument("--task", "--task_name")
     early.add_argument("--config")
     early.add_argument("--train_file")
@@ -141,7 +139,7 @@ def read_options(argv: list[str]) -> Options:
 
 
 def _default_folder(task: Task | None, argv: list[str], defaults: dict[str, Any]) -> str:
-    early = ArgumentParser(add_help=False, allow_abbrev=False)
+    early = FlagParser()
     early.add_argument("--method", default=defaults.get("method", "mask_tuning"))
     method = early.parse_known_args(argv)[0].method
     name = Path(task.name).stem if task else "own"

@@ -190,7 +190,7 @@ def test_the_hub_is_asked_for_a_pinned_revision(monkeypatch):
 
 def test_an_unreachable_hub_says_what_to_do():
     task = load_task("sst2")
-    with pytest.raises(UsageError, match="give --data_dir DIR with DIR/sst2/train.tsv"):
+    with pytest.raises(UsageError, match=r"give --data_dir DIR with DIR/sst2/train\.tsv"):
         load_set(task.sets[0], task.labels, None)
 
 

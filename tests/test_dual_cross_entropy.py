@@ -15,8 +15,10 @@ from masktuning.ops import dual_cross_entropy
 def expected_terms(losses, logits, labels, denominators, smoothing):
     """alpha's two terms by the definition: sums of row losses over the given denominators."""
     x = np.asarray(logits, dtype=np.float64)
-    log_p = x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(
-        1, keepdims=True
+    log_p = (
+        x
+        - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True))
+        - x.max(1, keepdims=True)
     )
     rows = [
         -(1 - smoothing) * log_p[b, y] - smoothing * log_p[b].mean()
@@ -75,7 +77,9 @@ def test_nothing_counted_gives_zero():
 
 def test_a_nan_loss_shows():
     labels, denominators = torch.tensor([0]), torch.ones(2)
-    dual = dual_cross_entropy(torch.tensor([torch.nan]), torch.zeros(1, 2), labels, denominators, 0.5)
+    dual = dual_cross_entropy(
+        torch.tensor([torch.nan]), torch.zeros(1, 2), labels, denominators, 0.5
+    )
     assert dual.loss.isnan() and dual.classification.isfinite()
 
 

@@ -14,6 +14,7 @@ from scipy import stats
 
 from masktuning.ops import backend, sample_masks, sample_masks_threshold
 
+
 def random_batch(seed, B, L, rate):
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.randint(5, 1000, (B, L), generator=generator)

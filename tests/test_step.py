@@ -217,6 +217,8 @@ def test_saved_and_loaded_again(family, tmp_path):
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
         assert torch.equal(other.state_dict()[name], tensor), name
-    tied = again.mlm_head.weight.data_ptr() == again.encoder.get_input_embeddings().weight.data_ptr()
+    tied = (
+        again.mlm_head.weight.data_ptr() == again.encoder.get_input_embeddings().weight.data_ptr()
+    )
     assert tied
     assert np.isclose(run_step(again, batch, 0.6)[0], run_step(model, batch, 0.6)[0], rtol=1e-6)

@@ -1,6 +1,6 @@
 """Trains a tiny model and writes what happened; run by test_trainer.py, alone or under torchrun.
 
-    python tests/train_tiny.py '{"out": "result.json", "output_dir": "run", ...}'
+python tests/train_tiny.py '{"out": "result.json", "output_dir": "run", ...}'
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from masktuning.ops import backend
+from masktuning.ops import backend, cpp
 from masktuning.ops.checks import check_tensor
 from masktuning.ops.random import STREAM_CORRUPTION, STREAM_MASKING, draw_words
 
@@ -113,9 +113,8 @@ def sample_masks_threshold(
     _check(input_ids, example_ids, rng, replacement_ids)
     check_tensor("thresholds", thresholds, torch.int64, input_ids.shape, input_ids.device)
     if backend.choose("sample_masks", input_ids.device) == "cpp":
-        return _sample_masks_threshold_cpp(
-            input_ids, thresholds, example_ids, rng, mask_token_id, replacement_ids
-        )
+        arguments = (input_ids, thresholds, example_ids, rng)
+        return MaskedTokens(*cpp.sample_masks_threshold(*arguments, mask_token_id, replacement_ids))
     chosen_BL = _token_words(rng, example_ids, input_ids, STREAM_MASKING)[0] < thresholds
     positions_M = chosen_BL.flatten().nonzero().squeeze(1)
     shown_BL = _shown_tokens(input_ids, example_ids, rng, mask_token_id, replacement_ids)
@@ -195,56 +194,7 @@ def _sample_masks(
     arguments = (input_ids, maskable, example_ids, offsets, rng)
     if backend.choose("sample_masks", input_ids.device) != "cpp":
         return sample_masks_reference(*arguments, num_masked, mask_token_id, replacement_ids)
-    outputs = (
-        torch.empty_like(input_ids, memory_format=torch.contiguous_format),
-        input_ids.new_empty(num_masked),
-        input_ids.new_empty(num_masked),
-    )
-    # Held until the call returns: contiguous() may have made copies that nothing else owns.
-    held = [tensor.contiguous() for tensor in arguments]
-    replacements = None if replacement_ids is None else replacement_ids.contiguous()
-    module = backend.extension()
-    assert module is not None  # choose() has just said so
-    module.sample_masks(
-        *(tensor.data_ptr() for tensor in held),
-        0 if replacements is None else replacements.data_ptr(),
-        0 if replacements is None else replacements.shape[0],
-        *input_ids.shape,
-        num_masked,
-        mask_token_id,
-        *(tensor.data_ptr() for tensor in outputs),
-        torch.get_num_threads(),
-    )
-    return outputs
-
-
-def _sample_masks_threshold_cpp(
-    input_ids: Tensor,
-    thresholds: Tensor,
-    example_ids: Tensor,
-    rng: Tensor,
-    mask_token_id: int,
-    replacement_ids: Tensor | None,
-) -> MaskedTokens:
-    outputs = (
-        torch.empty_like(input_ids, memory_format=torch.contiguous_format),
-        input_ids.new_empty(input_ids.numel()),
-        input_ids.new_empty(input_ids.numel()),
-    )
-    held = [tensor.contiguous() for tensor in (input_ids, thresholds, example_ids, rng)]
-    replacements = None if replacement_ids is None else replacement_ids.contiguous()
-    module = backend.extension()
-    assert module is not None
-    M = module.sample_masks_threshold(
-        *(tensor.data_ptr() for tensor in held),
-        0 if replacements is None else replacements.data_ptr(),
-        0 if replacements is None else replacements.shape[0],
-        *input_ids.shape,
-        mask_token_id,
-        *(tensor.data_ptr() for tensor in outputs),
-        torch.get_num_threads(),
-    )
-    return MaskedTokens(outputs[0], outputs[1][:M].clone(), outputs[2][:M].clone())
+    return cpp.sample_masks(*arguments, num_masked, mask_token_id, replacement_ids)
 
 
 def _check(

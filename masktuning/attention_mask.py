@@ -1,0 +1,44 @@
+"""The 2-D attention mask in the 4-D form that stock encoders take without looking into it.
+
+Given a 2-D mask, transformers' attention reads mask.all() on the host, once a pass: on a GPU the
+host waits there. A 4-D mask is taken as it is.
+
+Shapes: B examples, L tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+def full_mask(attention_mask: Tensor) -> Tensor:
+    """[B, 1, L, L] bool, true where a token may be attended to, from the [B, L] mask; no copy."""
+    B, L = attention_mask.shape
+    return attention_mask.bool()[:, None, None, :].expand(B, 1, L, L)
+
+
+@torch.no_grad()
+def takes_4d_mask(classifier: PreTrainedModel) -> bool:
+    """Whether the encoder gives the same hidden states for a 2-D mask and its 4-D form."""
+    config = classifier.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if config._attn_implementation != "sdpa" or kinds != {"full_attention"}:
+        return False  # local attention would lose its window: a 4-D mask is taken as it is
+    encoder = classifier.base_model
+    training = encoder.training
+    encoder.eval()
+    device = next(encoder.parameters()).device
+    ids_BL = torch.arange(4, 20, device=device).view(2, 8) % config.vocab_size
+    mask_BL = torch.ones_like(ids_BL)
+    mask_BL[1, 5:] = 0
+    masks = (mask_BL, full_mask(mask_BL))
+    try:
+        states = [encoder(input_ids=ids_BL, attention_mask=mask)[0] for mask in masks]
+    except (ValueError, RuntimeError):  # the family wants its mask in two dimensions
+        return False
+    finally:
+        encoder.train(training)
+    shown = mask_BL.bool()
+    return torch.allclose(states[0][shown], states[1][shown], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,49 @@
+"""Stock classes from checkpoints: in float32, with one line about what a checkpoint lacked."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+logger = logging.getLogger(__name__)
+
+
+def check_masked_lm(name: str | Path, config: Any) -> None:
+    """Raises ValueError if the family of `config` has no masked-LM class."""
+    if type(config) not in AutoModelForMaskedLM._model_mapping:
+        raise ValueError(
+            f"{name}: {config.model_type} has no masked-LM class, which mask-tuning needs; "
+            "use an encoder such as BERT or RoBERTa, or --method finetuning"
+        )
+
+
+def load_float32(
+    auto: Any, name: str | Path, expected_new: tuple[str, ...], **config: Any
+) -> PreTrainedModel:
+    """`auto.from_pretrained(name)` in float32, whatever the checkpoint's own dtype.
+
+    Weights that the checkpoint lacks are newly initialised and named in one warning, but for
+    those whose name holds one of `expected_new`.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report is a page; ours is a line
+    try:
+        model, report = auto.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, **config
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    new = sorted(k for k in report["missing_keys"] if not any(word in k for word in expected_new))
+    if new:
+        logger.warning(
+            "%s: newly initialised in %s, since the checkpoint lacks them: %s",
+            name,
+            type(model).__name__,
+            ", ".join(new),
+        )
+    return model

@@ -1,0 +1,162 @@
+"""What holds the house together: which room may know which, and what an installation contains."""
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import files
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+# Lowest first: a module imports only from rows above its own.
+LEVELS = [
+    {"ops.random", "ops.backend", "ops.checks"},
+    {"ops.cpp"},
+    {"ops.mask_sampling"},
+    {"ops.dual_cross_entropy", "ops.token_substitution"},
+    {"ops.masked_lm_head"},
+    {"ops"},
+    {"objective", "heads", "pretrained", "attention_mask"},
+    {"methods"},  # names only
+    {"config", "collator", "gradients", "metrics", "demo", "demo.data"},
+    {"model", "arguments", "readers", "tasks", "run_folder", "demo.checkpoint", "methods.step"},
+    {"data", "own_task", "methods.mask_tuning", "methods.finetuning"},
+    {"report", "prediction", "trainer", "perturbations"},
+    {"training_run"},
+    {"train", "evaluate", "info"},
+]
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT / "masktuning").with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imported(path):
+    """Modules of this package that a file imports when it runs (not for type checking only)."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("masktuning"):
+            base = node.module.removeprefix("masktuning").lstrip(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}".lstrip(".")
+                exists = (ROOT / "masktuning" / full.replace(".", "/")).with_suffix(".py").is_file()
+                yield full if exists else base
+
+
+def test_imports_run_downward():
+    level = {name: i for i, names in enumerate(LEVELS) for name in names}
+    seen = set()
+    for path in sorted((ROOT / "masktuning").rglob("*.py")):
+        name = module_name(path)
+        if not name:
+            continue
+        assert name in level, f"{name} has no place in LEVELS"
+        seen.add(name)
+        for other in imported(path):
+            if other:
+                assert level[other] < level[name], f"{name} imports {other}"
+    assert seen == level.keys()
+
+
+def test_kernels_know_no_masktuning():
+    for path in (ROOT / "kernels").glob("*.py"):
+        assert "masktuning" not in path.read_text()
+
+
+def test_the_kernels_folder_shadows_no_package():
+    """`import kernels` from the root must not find files of ours (transformers looks for it)."""
+    code = (
+        "import importlib.util as u; s = u.find_spec('kernels'); "
+        "print(s is None or s.origin is None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+@pytest.mark.parametrize("folder", [ROOT, Path("/")], ids=["root", "elsewhere"])
+def test_works_from_the_repository_and_from_elsewhere(folder):
+    code = (
+        "import masktuning_C, masktuning.kernels, masktuning.tasks as t; "
+        "from masktuning.ops import backend; "
+        "assert backend.extension() is masktuning_C; assert 'sst2' in t.names(); "
+        "print(t.load_task('demo').labels)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.stdout.strip() == "['negative', 'positive']", done.stderr
+
+
+def test_the_installation_has_its_data():
+    """Read from what pip recorded, so a file missing from the wheel shows."""
+    recorded = {str(path) for path in files("masktuning") or ()}
+    if any("__editable__" in path for path in recorded):
+        pytest.skip("an editable installation records no files")
+    wanted = [p for p in (ROOT / "masktuning").rglob("*") if p.suffix in (".py", ".yaml", ".md")]
+    missing = [p for p in wanted if str(p.relative_to(ROOT)) not in recorded]
+    assert len(wanted) > 30 and not missing
+    assert "masktuning/py.typed" in recorded
+    assert not [path for path in recorded if path.startswith(("csrc", "tests", "kernels"))]
+
+
+def test_no_file_outgrows_its_idea():
+    for folder in ("masktuning", "csrc", "kernels"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".cpp", ".h", ".cu"):
+                assert len(path.read_text().splitlines()) <= 300, path
+
+
+def test_a_stale_extension_is_refused(monkeypatch):
+    import masktuning_C
+
+    from masktuning.ops import backend
+
+    monkeypatch.setattr(masktuning_C, "ABI", 0)
+    backend.extension.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="rebuild it with `pip install"):
+            assert backend.extension() is None
+    finally:
+        backend.extension.cache_clear()
+
+
+def test_a_missing_back_end_is_an_error():
+    from masktuning.ops import backend
+
+    with pytest.raises(backend.BackendError, match="'cuda' is not available here"):
+        backend.check("cuda")
+    with pytest.raises(backend.BackendError, match="unknown back end 'cdua'"):
+        backend.check("cdua")
+
+
+def test_the_environment_chooses_the_back_end(monkeypatch):
+    import torch
+
+    from masktuning.ops import backend
+
+    cpu = torch.device("cpu")
+    assert backend.choose("sample_masks", cpu) == "cpp"
+    monkeypatch.setenv("MASKTUNING_BACKEND", "reference")
+    assert backend.choose("sample_masks", cpu) == "reference"
+    with backend.use("cpp"):
+        assert backend.choose("sample_masks", cpu) == "cpp"
+    monkeypatch.setenv("MASKTUNING_BACKEND", "cuda")
+    with pytest.raises(backend.BackendError):
+        backend.choose("sample_masks", cpu)
+
+
+def test_auto_says_once_that_it_settled_for_less(monkeypatch):
+    import torch
+
+    from masktuning.ops import backend
+
+    reasons = {**backend.available(), "cpp": "masktuning_C is not built: run `pip install .`"}
+    monkeypatch.setattr(backend, "available", lambda: reasons)
+    backend._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"runs on the PyTorch reference: cpp: masktuning_C"):
+        assert backend.choose("sample_masks", torch.device("cpu")) == "reference"
+    assert backend.choose("sample_masks", torch.device("cpu")) == "reference"  # no second warning
+    backend._warn_once.cache_clear()

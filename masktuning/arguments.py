@@ -11,7 +11,7 @@ from masktuning.config import MethodArguments
 
 
 @dataclass
-class MaskTuningArguments(TrainingArguments, MethodArguments):
+class MaskTuningArguments(MethodArguments, TrainingArguments):
     """Every field of TrainingArguments, plus those of `config.MethodArguments`.
 
     Four defaults differ, for the reasons given: the raw columns are dropped by the collator; NaN

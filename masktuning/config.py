@@ -111,6 +111,13 @@ class DataArguments:
     validation_file: str | None = field(
         default=None, metadata={"help": "Own in-distribution validation data."}
     )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Own data set on the hub, with splits train and validation."},
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Its configuration, where it has several."}
+    )
     eval_files: list[str] = field(
         default_factory=list,
         metadata={"help": "More sets to evaluate, as name=path ..., such as out-of-domain ones."},

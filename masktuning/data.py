@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, config, load_dataset
+from datasets import Dataset, config
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from masktuning.config import UsageError
 from masktuning.demo.data import sentences
-from masktuning.readers import Table, read_table
+from masktuning.readers import Table, read_hub, read_table
 from masktuning.tasks import SetSpec
 
 logger = logging.getLogger(__name__)
@@ -167,23 +167,15 @@ def _read_source(spec: SetSpec, data_dir: str | None) -> Table:
             where = path if data_dir else f"--data_dir DIR with DIR/{spec.file}"
             raise SetNotFound(f"{spec.name}: not found: {where}; published at {spec.home}")
         return read_table(path, spec.quoting)
-    return _read_hub(spec)
-
-
-def _read_hub(spec: SetSpec) -> Table:
-    hub = spec.hub
     try:
-        dataset = load_dataset(
-            hub["id"], hub.get("config"), split=hub["split"], revision=hub["revision"]
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        return read_hub(**spec.hub)
+    except UsageError as error:
+        if not spec.home:
+            raise
         raise SetNotFound(
-            f"{spec.name}: the hub's {hub['id']} ({hub['split']}) cannot be read "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); give --data_dir DIR with "
-            f"DIR/{spec.file}, published at {spec.home}"
+            f"{spec.name}: {error}; give --data_dir DIR with DIR/{spec.file}, published at "
+            f"{spec.home}"
         ) from None
-    columns = {name: [str(value) for value in dataset[name]] for name in dataset.column_names}
-    return Table(f"{hub['id']} {hub['split']}", columns, list(range(1, len(dataset) + 1)))
 
 
 def _texts(table: Table, column: str, strip_breaks: bool) -> list[str]:

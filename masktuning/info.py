@@ -33,18 +33,12 @@ def gather() -> dict[str, Any]:
 def _gpu(index: int) -> str:
     import torch
 
-    name = torch.cuda.get_device_name(index)
+    from masktuning.ops import backend
+
     major, minor = torch.cuda.get_device_capability(index)
-    built_for = torch.cuda.get_arch_list()
-    # A GPU runs code of its own major architecture and a minor up to its own, or any older PTX.
-    runs = any(
-        kind == "compute" or (number // 10 == major and number % 10 <= minor)
-        for kind, _, digits in (arch.partition("_") for arch in built_for)
-        for number in [int("".join(filter(str.isdigit, digits)))]
-        if number <= 10 * major + minor
-    )
-    note = "" if runs else f"; this torch has no code for it ({', '.join(built_for)})"
-    return f"{name} (sm_{major}{minor}{note})"
+    missing = backend.missing_gpu_code((major, minor), torch.cuda.get_arch_list())
+    note = f"; {missing}" if missing else ""
+    return f"{torch.cuda.get_device_name(index)} (sm_{major}{minor}{note})"
 
 
 def main(argv: list[str]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from masktuning.config import DataArguments, UsageError
-from masktuning.readers import Table, read_table
+from masktuning.readers import Table, read_hub, read_table
 from masktuning.tasks import SetSpec, Task
 
 _TEXT_COLUMNS = (
@@ -20,20 +21,26 @@ _TEXT_COLUMNS = (
 
 
 def own_task(data: DataArguments, labels: list[str] | None = None) -> Task:
-    """The task of --train_file, --validation_file and --eval_files.
+    """The task of --train_file and --validation_file or --dataset_name, and --eval_files.
 
-    Label names, unless given, are those of the first of these files, sorted.
+    Label names, unless given, are those of the first of these, sorted.
 
     Raises:
         UsageError: on a missing file or column, or an --eval_files entry that is not name=path.
     """
+    sources: dict[str, dict[str, Any]] = {}
+    if data.dataset_name:
+        named = {"id": data.dataset_name, "config": data.dataset_config_name}
+        for role, split in (("train", "train"), ("dev", "validation")):
+            sources[role] = {"hub": {**named, "split": split}}
     given = {"train": data.train_file, "dev": data.validation_file}
-    paths = {name: path for name, path in given.items() if path}
-    paths |= _parse_eval_files(data.eval_files, taken=set(given))
-    if not paths:
-        raise UsageError("no data: give --task, or files")
-    first = next(iter(paths.values()))
-    table = read_table(first)
+    sources |= {role: {"file": _absolute(path)} for role, path in given.items() if path}
+    named_files = _parse_eval_files(data.eval_files, taken=set(given))
+    sources |= {name: {"file": _absolute(path)} for name, path in named_files.items()}
+    if not sources:
+        raise UsageError("no data: give --task, --dataset_name or files")
+    first = next(iter(sources.values()))
+    table = read_hub(**first["hub"]) if "hub" in first else read_table(first["file"])
     names = data.text_column_names
     text = [n.strip() for n in names.split(",")] if names else _guess_text_columns(table)
     label = data.label_column_name or "label"
@@ -42,10 +49,10 @@ def own_task(data: DataArguments, labels: list[str] | None = None) -> Task:
         if len(labels) < 2:
             raise UsageError(f"{table.origin}: every row has the label {labels[0]!r}")
     sets = [
-        SetSpec(name, name if name in given else "ood", text, label, file=_absolute(path))
-        for name, path in paths.items()
+        SetSpec(name, name if name in given else "ood", text, label, **source)
+        for name, source in sources.items()
     ]
-    return Task(Path(first).stem, "own files", labels, sets)
+    return Task(Path(data.dataset_name or first["file"]).stem, "own data", labels, sets)
 
 
 def with_eval_files(task: Task, data: DataArguments) -> Task:

@@ -70,6 +70,33 @@ def read_table(path: str | Path, quoting: str = "csv") -> Table:
     return table
 
 
+def read_hub(id: str, split: str, config: str | None = None, revision: str | None = None) -> Table:
+    """The rows of one split of a data set on the hub (or a local folder that looks like one).
+
+    Class labels become their names.
+
+    Raises:
+        UsageError: if it cannot be had, with the library's reason.
+    """
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(id, config, split=split, revision=revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"the data set {id} ({split}) cannot be read: {type(error).__name__}: {reason}"
+        ) from None
+    columns = {}
+    for name, feature in rows.features.items():
+        named = isinstance(feature, datasets.ClassLabel)
+        columns[name] = [
+            feature.int2str(value) if named and value >= 0 else _as_text(value)
+            for value in rows[name]
+        ]
+    return Table(f"{id} ({split})", columns, list(range(1, len(rows) + 1)))
+
+
 def _decode(path: Path) -> str:
     content = path.read_bytes()
     try:

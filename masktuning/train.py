@@ -60,7 +60,7 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
 Tasks: {tasks}; or a YAML file. Without --task and --train_file the demo runs.
 """
 # Where we differ from TrainingArguments for this command; a task's settings come on top.
-DEFAULTS = {"eval_strategy": "epoch", "save_total_limit": 2}
+DEFAULTS = {"eval_strategy": "epoch", "save_total_limit": 2, "per_device_eval_batch_size": 64}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +102,15 @@ def read_options(argv: list[str]) -> Options:
     early.add_argument("--task", "--task_name")
     early.add_argument("--config")
     early.add_argument("--train_file")
+    early.add_argument("--dataset_name")
     first, _ = early.parse_known_args(argv)
     file = read_yaml(first.config) if first.config else {}
     name = first.task or file.get("task")
-    own_files = first.train_file or file.get("train_file")
-    if name and own_files:
-        raise UsageError("--task and --train_file exclude each other: give one")
-    if not name and not own_files:
+    own = first.train_file or file.get("train_file")
+    hub = first.dataset_name or file.get("dataset_name")
+    if sum(map(bool, (name, own, hub))) > 1:
+        raise UsageError("--task, --train_file and --dataset_name exclude each other: give one")
+    if not (name or own or hub):
         name = "demo"
     task = load_task(name) if name else None
 
@@ -126,7 +128,7 @@ def read_options(argv: list[str]) -> Options:
     model, data, training, run = parse(parser, argv, defaults)
     data.task = name
     if task is None:
-        if not data.validation_file:
+        if own and not data.validation_file:
             raise UsageError("--validation_file is missing: the in-distribution set to measure on")
         task = own_task(data)
     else:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
@@ -126,6 +127,10 @@ def build_trainer(
         backend.check(args.backend)
     except backend.BackendError as error:
         raise UsageError(str(error)) from None
+    if args.device.type == "cuda":
+        capability = torch.cuda.get_device_capability(args.device)
+        if missing := backend.missing_gpu_code(capability, torch.cuda.get_arch_list()):
+            raise UsageError(missing)
     texts = load_texts(task.sets, task.labels, options.data.data_dir)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # loading bars; Trainer's own stays

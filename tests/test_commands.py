@@ -230,7 +230,7 @@ BAD = [
     ({"backend": "cuda"}, "back end 'cuda' is not available here: torch sees no CUDA device"),
     ({"model_name_or_path": None}, "--model_name_or_path is missing"),
     ({"model_name_or_path": "no/such-model"}, "no/such-model"),
-    ({"task": "sst2"}, "--task and --train_file exclude each other"),
+    ({"task": "sst2"}, "--task, --train_file and --dataset_name exclude each other"),
     ({"config": "nowhere.yaml"}, "nowhere.yaml: no such file"),
     ({"model_name_or_path": "gpt2"}, "gpt2 has no masked-LM class"),
     ({"model_name_or_path": "maskless"}, "tokenizer has no mask token"),

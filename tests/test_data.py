@@ -10,11 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from families import SPECIAL, tiny_tokenizer
 from oracles import counts_of
 
-from masktuning import data
 from masktuning.collator import MaskTuningCollator
 from masktuning.config import DataArguments, UsageError
 from masktuning.data import LabelledTexts, encode, load_set, load_texts
@@ -174,18 +173,38 @@ def test_a_missing_ood_set_is_named_and_left_out(tmp_path, caplog):
 
 def test_the_hub_is_asked_for_a_pinned_revision(monkeypatch):
     asked = {}
+    names = ClassLabel(names=["negative", "positive"])
+    columns = {"sentence": ["fine", "bad"], "label": [1, 0], "idx": [0, 1]}
 
     def load_dataset(*args, **kwargs):
         asked["call"] = (args, kwargs)
-        return Dataset.from_dict({"sentence": ["fine", "bad"], "label": [1, 0], "idx": [0, 1]})
+        return Dataset.from_dict(columns).cast_column("label", names)
 
-    monkeypatch.setattr(data, "load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     task = load_task("sst2")
     texts = load_set(task.sets[1], task.labels, None)
     assert texts.labels == [1, 0] and texts.texts == [["fine", "bad"]]
     args, kwargs = asked["call"]
     assert args == ("nyu-mll/glue", "sst2") and kwargs["split"] == "validation"
     assert len(kwargs["revision"]) == 40
+
+
+def test_own_data_set_by_its_id(tmp_path):
+    """A local folder stands in for the hub: same call, same splits."""
+    for split, rows in (("train", ROWS), ("validation", ROWS[:2])):
+        write_csv(tmp_path / f"{split}.csv", rows)
+    more = write_csv(tmp_path / "far.tsv", ROWS[1:], delimiter="\t")
+    task = own_task(DataArguments(dataset_name=str(tmp_path), eval_files=[f"far={more}"]))
+    assert task.labels == ["bad", "good"]
+    texts = load_texts(task.sets, task.labels, None)
+    assert [(t.name, t.role, t.labels) for t in texts] == [
+        ("train", "train", [1, 0, 1]),
+        ("dev", "dev", [1, 0]),
+        ("far", "ood", [0, 1]),
+    ]
+    assert texts[0].texts == [[text for text, _ in ROWS]]
+    with pytest.raises(UsageError, match=r"the data set no/where \(train\) cannot be read"):
+        own_task(DataArguments(dataset_name="no/where"))
 
 
 def test_an_unreachable_hub_says_what_to_do():
@@ -256,7 +275,7 @@ def test_encoding_keeps_ids_counts_truncation_and_is_cached(caplog):
     assert encoded["example_id"][:] == [0, 1] and encoded["labels"][:] == [1, 0]
     again = encode(texts, tokenizer, 7)
     assert again.cache_files == encoded.cache_files != []
-    longer = encode(texts, tokenizer, 9)
+    longer = encode(texts, tokenizer, 9, num_proc=2)
     assert longer.cache_files != encoded.cache_files
     assert longer["truncated"][:] == [False, False]
 

@@ -81,7 +81,7 @@ def test_the_kernels_folder_shadows_no_package():
 @pytest.mark.parametrize("folder", [ROOT, Path("/")], ids=["root", "elsewhere"])
 def test_works_from_the_repository_and_from_elsewhere(folder):
     code = (
-        "import masktuning_C, masktuning.kernels, masktuning.tasks as t; "
+        "import masktuning_C, masktuning.tasks as t; "
         "from masktuning.ops import backend; "
         "assert backend.extension() is masktuning_C; assert 'sst2' in t.names(); "
         "print(t.load_task('demo').labels)"
@@ -130,6 +130,25 @@ def test_a_missing_back_end_is_an_error():
         backend.check("cuda")
     with pytest.raises(backend.BackendError, match="unknown back end 'cdua'"):
         backend.check("cdua")
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "runs"),
+    [
+        ((9, 0), ["sm_80", "sm_90"], True),
+        ((8, 6), ["sm_80", "sm_90"], True),  # a minor version up runs the same machine code
+        ((8, 0), ["sm_86", "sm_90"], False),
+        ((7, 0), ["sm_75", "sm_80", "compute_120"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((9, 0), ["sm_90a"], True),
+    ],
+)
+def test_a_torch_without_code_for_the_gpu_is_named(capability, built_for, runs):
+    from masktuning.ops import backend
+
+    missing = backend.missing_gpu_code(capability, built_for)
+    assert (missing == "") == runs
+    assert runs or f"sm_{10 * capability[0] + capability[1]}" in missing
 
 
 def test_the_environment_chooses_the_back_end(monkeypatch):

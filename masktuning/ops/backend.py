@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -129,6 +129,24 @@ def _warn_once(op: str, device: str, wanted: str) -> None:
         f"{op} on {device} runs on the PyTorch reference: {wanted}: {available()[wanted]}",
         RuntimeWarning,
         stacklevel=4,
+    )
+
+
+def missing_gpu_code(capability: tuple[int, int], built_for: Sequence[str]) -> str:
+    """Why a torch built for the architectures `built_for` has no code for a GPU; "" if it has.
+
+    A GPU runs machine code (sm_XY) of its own major version up to its own minor one, and compiles
+    older intermediate code (compute_XY) itself.
+    """
+    own = 10 * capability[0] + capability[1]
+    for name in built_for:
+        kind, _, digits = name.partition("_")
+        number = int("".join(filter(str.isdigit, digits)))
+        if number <= own and (kind == "compute" or number // 10 == capability[0]):
+            return ""
+    return (
+        f"this torch has no code for sm_{own}, only for {', '.join(built_for) or 'the CPU'}: "
+        "install a build that has (for a V100, torch < 2.15 with CUDA 12.6)"
     )
 
 

@@ -16,6 +16,7 @@ from families import examples, save_tiny, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from masktuning import MaskTuningArguments, MaskTuningTrainer
+from masktuning.trainer import with_example_ids
 
 SCRIPT = Path(__file__).parent / "train_tiny.py"
 # Terms that the optimiser step is made of; the last two are measured apart.
@@ -148,6 +149,15 @@ def test_a_stock_classifier_and_a_stock_dataset_are_enough(tmp_path):
     metrics = trainer.evaluate()
     assert {"eval_a_accuracy", "eval_b_accuracy", "eval_a_loss"} <= metrics.keys()
     assert trainer.train_dataset["example_id"][:3] == [0, 1, 2]
+
+
+def test_any_map_style_dataset_is_numbered_and_a_stream_is_refused():
+    rows = [{"input_ids": [0, 9, 2], "labels": 0}, {"input_ids": [0, 8, 2], "example_id": 40}]
+    numbered = with_example_ids(rows)
+    assert len(numbered) == 2
+    assert numbered[0]["example_id"] == 0 and numbered[1]["example_id"] == 40
+    with pytest.raises(ValueError, match="a stream without an example_id column"):
+        with_example_ids(Dataset.from_list(rows[:1]).to_iterable_dataset())
 
 
 def test_best_model_is_loaded_at_the_end(tmp_path):

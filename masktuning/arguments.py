@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
@@ -33,6 +34,7 @@ class MaskTuningArguments(MethodArguments, TrainingArguments):
 
     def __post_init__(self) -> None:
         self.check()
+        _check_ranges(self)
         gpu = torch.cuda.is_available() and not self.use_cpu
         if not gpu:
             self.dataloader_pin_memory = False  # nothing to copy to; torch would warn
@@ -42,3 +44,25 @@ class MaskTuningArguments(MethodArguments, TrainingArguments):
                 "non_blocking": self.dataloader_pin_memory,
             }
         super().__post_init__()
+
+
+def _check_ranges(args: TrainingArguments) -> None:
+    """Raises ValueError, naming the option, for what Trainer would stumble over much later."""
+    for name in (
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+    ):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name} is {getattr(args, name)}: give 1 or more")
+    for name in ("learning_rate", "weight_decay", "seed"):
+        if getattr(args, name) < 0:
+            raise ValueError(f"{name} is {getattr(args, name)}: give 0 or more")
+    if not 0 <= args.label_smoothing_factor < 1:
+        raise ValueError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}: give 0 or more, below 1"
+        )
+    if args.num_train_epochs <= 0 and args.max_steps <= 0:
+        raise ValueError(f"num_train_epochs is {args.num_train_epochs}: give a number above 0")
+    if args.output_dir is not None and Path(args.output_dir).is_file():
+        raise ValueError(f"output_dir: {args.output_dir} is a file; give a folder")

@@ -29,7 +29,7 @@ class MaskTuningCollator:
     text) are dropped. `pad` may be any collator that returns padded tensors.
 
     Raises:
-        ValueError: if the tokenizer has no mask token or mask_rate is outside (0, 1].
+        ValueError: if mask_rate is outside (0, 1].
     """
 
     def __init__(
@@ -39,13 +39,17 @@ class MaskTuningCollator:
         min_per_example: int = 1,
         pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None = None,
     ) -> None:
-        if not 0 < mask_rate <= 1:
-            raise ValueError(f"mask_rate must be in (0, 1], not {mask_rate}")
+        self.set_rate(mask_rate)
         self.tokenizer = tokenizer
         self.min_per_example = min_per_example
-        self.rate_in_2_32 = round(mask_rate * 2**32)
         self.special_ids = torch.tensor(sorted(set(tokenizer.all_special_ids)))
         self.pad = pad or DataCollatorWithPadding(tokenizer)
+
+    def set_rate(self, mask_rate: float) -> None:
+        """The share of an example's tokens to mask from now on; ValueError outside (0, 1]."""
+        if not 0 < mask_rate <= 1:
+            raise ValueError(f"mask_rate must be in (0, 1], not {mask_rate}")
+        self.rate_in_2_32 = round(mask_rate * 2**32)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         rows = [{k: v for k, v in row.items() if k in _KEPT} for row in features]

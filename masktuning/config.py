@@ -1,4 +1,4 @@
-"""The options of the commands: dataclasses, YAML, command line, with flags winning over YAML.
+"""The options of the commands as dataclasses, and YAML files of them.
 
 Nothing here imports torch, so that `--help` is quick; TrainingArguments joins in arguments.py.
 """
@@ -6,13 +6,9 @@ Nothing here imports torch, so that `--help` is quick; TrainingArguments joins i
 from __future__ import annotations
 
 import difflib
-import logging
-import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -91,6 +87,10 @@ class ModelArguments:
         default=128, metadata={"help": "Longer texts are truncated (and counted)."}
     )
 
+    def __post_init__(self) -> None:
+        if self.max_seq_length < 4:
+            raise ValueError(f"max_seq_length is {self.max_seq_length}: give 4 or more")
+
 
 @dataclass
 class DataArguments:
@@ -136,6 +136,12 @@ class DataArguments:
         default=None, metadata={"help": "Processes that tokenise."}
     )
 
+    def __post_init__(self) -> None:
+        for name in ("max_train_samples", "max_eval_samples", "preprocessing_num_workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: give 1 or more")
+
 
 @dataclass
 class RunArguments:
@@ -155,81 +161,16 @@ class RunArguments:
     )
 
 
-def build_parser(
-    program: str, description: str, dataclasses: Sequence[type], epilog: str = ""
-) -> Any:
-    """An HfArgumentParser whose usage errors are UsageError, for the given dataclasses."""
-    from transformers.hf_argparser import HfArgumentParser
-
-    class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-        pass
-
-    class Parser(HfArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise UsageError(message)
-
-    groups: Any = dataclasses
-    return Parser(
-        groups,
-        prog=program,
-        description=description,
-        epilog=epilog,
-        allow_abbrev=False,
-        formatter_class=Formatter,
-    )
-
-
-class FlagParser(ArgumentParser):
-    """Reads a few flags ahead of the others; usage errors are UsageError."""
-
-    def __init__(self) -> None:
-        super().__init__(add_help=False, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def parse(parser: Any, argv: Sequence[str], defaults: dict[str, Any]) -> tuple[Any, ...]:
-    """The dataclasses from `argv` over `defaults` (a task's settings, then a YAML file's).
-
-    Raises:
-        UsageError: on an unknown flag or key, with the nearest known one; on a bad value.
-    """
-    check_names(defaults, known_names(parser), "option")
-    for action in parser._actions:  # argparse checks choices and types of flags, not of defaults
-        if action.dest in defaults:
-            value = defaults[action.dest]
-            if action.choices is not None and value not in action.choices:
-                raise UsageError(
-                    f"{action.dest}: {value!r} is none of {', '.join(map(str, action.choices))}"
-                )
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                defaults[action.dest] = str(value)  # text goes through the flag's own type
-    parser.set_defaults(**defaults)
-    try:
-        *parsed, unknown = parser.parse_args_into_dataclasses(
-            list(argv), return_remaining_strings=True, look_for_args_file=False
-        )
-    except ValueError as error:  # from a dataclass that checks its own values
-        raise UsageError(str(error)) from None
-    if unknown:
-        flags = [word.split("=")[0] for word in unknown if word.startswith("-")]
-        if not flags:
-            raise UsageError(f"what is {unknown[0]!r}? It follows no flag that takes it")
-        check_names([f.lstrip("-") for f in flags], known_names(parser), "flag")
-        raise UsageError(f"unknown flag {flags[0]}")
-    return tuple(parsed)
-
-
-def known_names(parser: Any) -> set[str]:
-    return {s.lstrip("-") for action in parser._actions for s in action.option_strings}
+def one_line(error: Exception) -> str:
+    """What an error of a library says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_names(names: Any, known: set[str], kind: str) -> None:
     """Raises UsageError for the first of `names` that is not `known`, with the nearest one."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
+            near = difflib.get_close_matches(str(name), sorted(known), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"unknown {kind} {name!r}{hint}")
 
@@ -256,14 +197,3 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: must be a mapping of names to values")
     return content
-
-
-def run_command(main: Any) -> NoReturn:
-    """Runs a command's main(argv): usage errors are one sentence and exit code 2."""
-    logging.getLogger("masktuning").addHandler(logging.StreamHandler())
-    try:
-        main(sys.argv[1:])
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from masktuning.config import UsageError
 from masktuning.demo.data import sentences
+from masktuning.labels import LabelNames
 from masktuning.readers import Table, read_hub, read_table
 from masktuning.tasks import SetSpec
 
@@ -41,6 +43,11 @@ class LabelledTexts:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, count: int | None) -> LabelledTexts:
+        """The first `count` rows, or all."""
+        columns = [column[:count] for column in self.texts]
+        return LabelledTexts(self.name, self.role, columns, self.labels[:count])
+
 
 def load_set(spec: SetSpec, labels: list[str], data_dir: str | None) -> LabelledTexts:
     """Reads one set, labels mapped by name to their place in `labels`.
@@ -51,15 +58,15 @@ def load_set(spec: SetSpec, labels: list[str], data_dir: str | None) -> Labelled
     """
     table = _read_source(spec, data_dir)
     texts = [_texts(table, column, spec.strip_breaks) for column in spec.text]
-    ids = {comparable(name): i for i, name in enumerate(labels)}
+    names = LabelNames(labels)
     label_ids = []
     for line, raw in zip(table.lines, table.column(spec.label), strict=True):
-        name = comparable(spec.label_names.get(raw, raw))
-        if name not in ids:
+        label = names.find(spec.label_names.get(raw, raw))
+        if label is None:
             raise UsageError(
                 f"{table.origin}, line {line}: label {raw!r} is none of {', '.join(labels)}"
             )
-        label_ids.append(ids[name])
+        label_ids.append(label)
     return LabelledTexts(spec.name, spec.role, texts, label_ids)
 
 
@@ -80,11 +87,6 @@ def load_texts(
                 raise
             logger.warning("left out: %s", error)
     return texts
-
-
-def comparable(label: str) -> str:
-    """A label name without what spelling may vary: case, spaces and punctuation."""
-    return re.sub(r"[\W_]+", "", label.casefold())
 
 
 def encode(
@@ -132,9 +134,10 @@ def encode(
     return encoded
 
 
-def length_limit(encoder: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the model takes."""
+def length_limit(encoder: nn.Module, config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the model takes, by its tokenizer, its configuration and its tables."""
     limit = tokenizer.model_max_length  # astronomically large where the tokenizer does not know
+    limit = min(limit, getattr(config, "max_position_embeddings", None) or limit)
     for name, module in encoder.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             # RoBERTa counts positions from its padding index on.
@@ -148,7 +151,10 @@ def _fingerprint(texts: LabelledTexts, tokenizer: Any, max_length: int) -> str:
     # Truncation and padding are in there as the last call left them; ours is max_length.
     settings = json.loads(tokenizer.backend_tokenizer.to_str())
     settings |= {"truncation": None, "padding": None}
-    for part in (_ENCODING_VERSION, json.dumps(settings), str(max_length)):
+    settings["class"] = type(tokenizer).__name__
+    settings["inputs"] = [tokenizer.model_input_names, tokenizer.truncation_side, max_length]
+    settings["versions"] = [version(name) for name in ("tokenizers", "transformers")]
+    for part in (_ENCODING_VERSION, json.dumps(settings)):
         digest.update(part.encode() + b"\0")
     for column in texts.texts:
         digest.update("\0".join(column).encode("utf-8", "surrogatepass") + b"\1")

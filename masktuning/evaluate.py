@@ -16,14 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masktuning import run_folder
-from masktuning.config import (
-    DataArguments,
-    UsageError,
-    build_parser,
-    check_names,
-    parse,
-    run_command,
-)
+from masktuning.command_line import build_parser, parse, run_command
+from masktuning.config import DataArguments, UsageError, check_names
+from masktuning.labels import model_labels
 from masktuning.own_task import own_task, with_eval_files
 from masktuning.tasks import load_task
 
@@ -57,6 +52,16 @@ def main(argv: list[str]) -> None:
         parser.print_help()
         return
     arguments, data = parse(parser, argv, {})
+    if data.train_file or data.validation_file or data.dataset_name:
+        raise UsageError("evaluate measures --task or --eval_files; it takes no training data")
+    if arguments.sets and not data.task:
+        raise UsageError("--sets names sets of a --task")
+    if data.task and not data.eval_files and (data.text_column_names or data.label_column_name):
+        raise UsageError("--text_column_names and --label_column_name go with --eval_files")
+    if arguments.max_seq_length < 1 or arguments.per_device_eval_batch_size < 1:
+        raise UsageError("--max_seq_length and --per_device_eval_batch_size must be 1 or more")
+    if arguments.output_dir and Path(arguments.output_dir).is_file():
+        raise UsageError(f"{arguments.output_dir}: is a file; give a folder")
     evaluate(arguments, data)
 
 
@@ -67,7 +72,7 @@ def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetRes
         UsageError: on data or a model that cannot be used, or labels that do not agree.
     """
     from masktuning.data import encode, length_limit, load_texts
-    from masktuning.prediction import evaluate_set, label_names, load_classifier
+    from masktuning.prediction import evaluate_set, load_classifier
     from masktuning.report import text_table
 
     name = arguments.model_name_or_path
@@ -75,24 +80,23 @@ def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetRes
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
     trainer, model, tokenizer = load_classifier(name, arguments.per_device_eval_batch_size)
     config: Any = model.config
+    labels = [config.id2label[i] for i in range(config.num_labels)]
     if data.task:
         task = with_eval_files(load_task(data.task), data)
-        labels = label_names(config, task.labels)
+        check_names(arguments.sets, {spec.name for spec in task.sets}, "set")
+        labels = model_labels(labels, task.labels)
     else:
-        labels = [config.id2label[i] for i in range(config.num_labels)]
         task = own_task(data, labels)
-    check_names(arguments.sets, {spec.name for spec in task.sets}, "set")
     specs = [
         spec
         for spec in task.sets
         if spec.name in arguments.sets or (not arguments.sets and spec.role != "train")
     ]
-    limit = min(arguments.max_seq_length, length_limit(model, tokenizer))
+    limit = min(arguments.max_seq_length, length_limit(model, config, tokenizer))
     results, chosen = [], {}
     for texts in load_texts(specs, labels, data.data_dir, required=bool(arguments.sets)):
-        encoded = encode(texts, tokenizer, limit, data.preprocessing_num_workers)
-        if data.max_eval_samples:
-            encoded = encoded.select(range(min(data.max_eval_samples, len(encoded))))
+        wanted = texts.first(data.max_eval_samples)
+        encoded = encode(wanted, tokenizer, limit, data.preprocessing_num_workers)
         result, chosen[texts.name] = evaluate_set(trainer, texts.name, texts.role, encoded)
         results.append(result)
     print(text_table(results))

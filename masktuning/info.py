@@ -9,7 +9,8 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from masktuning.config import run_command
+from masktuning.command_line import run_command
+from masktuning.config import UsageError
 
 
 def gather() -> dict[str, Any]:
@@ -42,7 +43,12 @@ def _gpu(index: int) -> str:
 
 
 def main(argv: list[str]) -> None:
-    facts = gather()
+    if argv:
+        raise UsageError(f"info takes no arguments, so not {argv[0]!r}")
+    try:
+        facts = gather()
+    except ValueError as error:  # a back end that the environment names and is not here
+        raise UsageError(str(error)) from None
     for name in ("masktuning", "python", "torch", "transformers", "datasets", "threads"):
         print(f"{name:14s}{facts[name]}")
     print(f"{'gpus':14s}{', '.join(facts['gpus']) or 'none'}")
@@ -52,9 +58,9 @@ def main(argv: list[str]) -> None:
     print("\nback ends")
     for name, reason in facts["backends"].items():
         print(f"  {name:12s}{reason or 'available'}")
-    print("\nop                  device  uses")
+    print("\nop                    device  uses")
     for row in facts["ops"]:
-        print(f"  {row['op']:18s}{row['device']:8s}{row['backend']}")
+        print(f"  {row['op']:20s}{row['device']:8s}{row['backend']}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,3 +44,9 @@ def score(name: str, role: str, predictions: np.ndarray, labels: np.ndarray) -> 
     draws = np.random.default_rng(0).binomial(n, accuracy, _RESAMPLES) / n
     low, high = np.percentile(draws, [2.5, 97.5])
     return SetResult(name, role, accuracy, float(low), float(high), n)
+
+
+def accuracy(predictions: Any) -> dict[str, float]:
+    """Trainer's compute_metrics: the share of examples whose largest logit is the label's."""
+    chosen = np.asarray(predictions.predictions).argmax(-1)
+    return {"accuracy": float((chosen == predictions.label_ids).mean())}

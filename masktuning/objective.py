@@ -37,7 +37,7 @@ class Perturbation:
 
 
 class MaskBatch(NamedTuple):
-    """What the collator adds to a batch; see data.MaskTuningCollator."""
+    """What the collator adds to a batch; see collator.MaskTuningCollator."""
 
     maskable: Tensor
     """[B, L] bool."""

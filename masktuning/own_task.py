@@ -45,6 +45,9 @@ def own_task(data: DataArguments, labels: list[str] | None = None) -> Task:
     text = [n.strip() for n in names.split(",")] if names else _guess_text_columns(table)
     label = data.label_column_name or "label"
     if labels is None:
+        for line, value in zip(table.lines, table.column(label), strict=True):
+            if not value.strip():
+                raise UsageError(f"{table.origin}, line {line}: the label in {label!r} is empty")
         labels = sorted(set(table.column(label)), key=lambda n: (not n.isdigit(), len(n), n))
         if len(labels) < 2:
             raise UsageError(f"{table.origin}: every row has the label {labels[0]!r}")

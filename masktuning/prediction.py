@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +18,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from masktuning.config import UsageError
-from masktuning.data import comparable
+from masktuning.config import UsageError, one_line
 from masktuning.metrics import SetResult, score
+from masktuning.pretrained import LOADING_ERRORS
 
 
 def load_classifier(
@@ -36,9 +35,8 @@ def load_classifier(
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UsageError(f"{name}: cannot be loaded: {first}") from None
+    except LOADING_ERRORS as error:
+        raise UsageError(f"{name}: cannot be loaded: {one_line(error)}") from None
     args = TrainingArguments(
         output_dir=tempfile.gettempdir(),  # Trainer wants one; nothing is written
         per_device_eval_batch_size=batch_size,
@@ -65,18 +63,3 @@ def evaluate_set(
     """The result on one encoded set, and the predicted label ids [n]."""
     chosen = predict(trainer, dataset).argmax(-1)
     return score(name, role, chosen, np.asarray(dataset["labels"])), chosen
-
-
-def label_names(config: Any, wanted: list[str]) -> list[str]:
-    """A classifier's label names in the order of its ids, checked against a task's.
-
-    Raises:
-        UsageError: showing both lists, if they are not the same names under case and punctuation.
-    """
-    have = [config.id2label[i] for i in range(config.num_labels)]
-    if {comparable(n) for n in have} != {comparable(n) for n in wanted}:
-        raise UsageError(
-            f"the model's labels are {', '.join(have)}, the task's {', '.join(wanted)}: give a "
-            "model of this task, or name the labels alike in its config.json (id2label)"
-        )
-    return have

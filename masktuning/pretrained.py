@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 logger = logging.getLogger(__name__)
+
+# What from_pretrained raises: no such name, no such class, weights of other shapes, a broken file.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
 def check_masked_lm(name: str | Path, config: Any) -> None:

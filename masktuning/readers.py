@@ -125,7 +125,8 @@ def _from_rows(path: Path, rows: Iterator[tuple[int, dict[str, str]]]) -> Table:
 def _csv_rows(
     path: Path, text: str, delimiter: str, quoting: str
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    csv.field_size_limit(len(text) + 1)  # a review may be longer than the module's default
+    # A review may be longer than the module's limit, which is the whole process's.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
@@ -138,6 +139,8 @@ def _csv_rows(
         for row in reader:
             if header is None:
                 header = row
+                if len(set(row)) < len(row):
+                    raise UsageError(f"{path}: a column name is there twice: {', '.join(row)}")
             elif row:  # a blank line is no row
                 if len(row) != len(header):
                     raise UsageError(
@@ -149,7 +152,8 @@ def _csv_rows(
     except csv.Error as error:
         raise UsageError(
             f"{path}: the row that starts at line {start} has broken quoting ({error}); "
-            'write a quote inside a quoted field as ""'
+            'write a quote inside a quoted field as "", or describe the file in a task\'s YAML '
+            "with `quoting: none`"
         ) from None
 
 
@@ -163,6 +167,9 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
             raise UsageError(f"{path}, line {number}: not JSON ({error.msg})") from None
         if not isinstance(row, dict):
             raise UsageError(f"{path}, line {number}: not a JSON object of column names to values")
+        nested = [name for name, value in row.items() if isinstance(value, list | dict)]
+        if nested:
+            raise UsageError(f"{path}, line {number}: {nested[0]!r} is not a text or a number")
         yield number, {name: _as_text(value) for name, value in row.items()}
 
 

@@ -24,32 +24,48 @@ RESULTS = "all_results.json"
 CONFIG = "config.yaml"
 CARD = "README.md"
 _STATE = "trainer_state.json"
+_MARK = "# Written by a masktuning run; `python -m masktuning.train --config` repeats it.\n"
 _OF_THIS_CALL = ("config", "dry_run", "overwrite", "resume_from_checkpoint")
-_OURS = (CONFIG, RESULTS, _STATE, "config.json", "perturbations.jsonl", "model.safetensors")
+# What a run writes at its root, and what of somebody else's it must not write over.
+_FILES = (CONFIG, RESULTS, CARD, _STATE, "config.json", "model.safetensors", "perturbations.jsonl")
 
 
-def check(folder: Path, resume: str | None, overwrite: bool) -> str | None:
+def check(folder: Path, resume: str | None, overwrite: bool, mlm_head: bool) -> str | None:
     """Checks the folder and changes nothing; returns the checkpoint to resume from.
 
     Raises:
-        UsageError: if it holds a run already, or there is no whole checkpoint to resume from.
+        UsageError: if it holds a run already, or files that no run of ours wrote, or there is no
+            whole checkpoint (with a masked-LM head, if `mlm_head`) to resume from.
     """
     if resume is not None:
-        found = last_checkpoint(folder) if resume in ("last", "True", "true") else Path(resume)
+        newest = resume in ("last", "True", "true")
+        found = last_checkpoint(folder) if newest else Path(resume)
         if found is None or not _is_whole(found):
-            where = folder if resume in ("last", "True", "true") else resume
+            where = folder if newest else resume
             raise UsageError(f"{where}: no complete checkpoint to resume from")
+        if mlm_head and not (found / "mlm_head").is_dir():
+            raise UsageError(f"{found}: has no mlm_head/, so its method was another; give that one")
         return str(found)
-    if holds_run(folder) and not overwrite:
+    if holds_run(folder):
+        if not overwrite:
+            raise UsageError(
+                f"{folder} holds a run already: give another --output_dir, or --overwrite, or "
+                "--resume_from_checkpoint"
+            )
+        return None
+    foreign = [name for name in _FILES if (folder / name).exists()]
+    if foreign:
         raise UsageError(
-            f"{folder} holds a run already: give another --output_dir, or --overwrite, or "
-            "--resume_from_checkpoint"
+            f"{folder} holds {foreign[0]}, which no run of masktuning wrote: give another "
+            "--output_dir"
         )
     return None
 
 
 def holds_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in _OURS) or bool(_checkpoints(folder))
+    """Whether a run of ours wrote there: its config.yaml, the first thing it writes, is marked."""
+    config = folder / CONFIG
+    return config.is_file() and config.read_text(encoding="utf-8").startswith(_MARK)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -69,7 +85,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_config(path: Path, training: Any, chosen: set[str], *groups: Any) -> None:
-    """The options as YAML that `--config` takes: all of ours, Trainer's where `chosen`."""
+    """The options as YAML that `--config` takes: all of ours, Trainer's where `chosen`.
+
+    Tokens are left out: they are secrets.
+    """
     own = {f.name for f in fields(MethodArguments)}
     options = {
         f.name: _plain(getattr(training, f.name))
@@ -78,12 +97,25 @@ def write_config(path: Path, training: Any, chosen: set[str], *groups: Any) -> N
     }
     for group in groups:
         options |= {f.name: getattr(group, f.name) for f in fields(group)}
-    kept = {name: value for name, value in options.items() if name not in _OF_THIS_CALL}
-    write(path, yaml.safe_dump(kept, sort_keys=True, allow_unicode=True))
+    kept = {
+        name: value
+        for name, value in options.items()
+        if name not in _OF_THIS_CALL and not name.endswith("_token") and value is not None
+    }
+    write(path, _MARK + yaml.safe_dump(kept, sort_keys=True, allow_unicode=True))
 
 
 def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
+    """What YAML can hold of an option, in the form that the flag takes."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return items or None
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    known = value is None or isinstance(value, bool | int | float | str | dict)
+    return value if known else str(value)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -103,8 +135,10 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Removes an earlier run's checkpoints and results, and nothing else."""
+    if not holds_run(folder):
+        return
     for path in _checkpoints(folder):
         shutil.rmtree(path)
     shutil.rmtree(folder / "mlm_head", ignore_errors=True)
-    for name in (*_OURS, CARD):
+    for name in _FILES:
         (folder / name).unlink(missing_ok=True)

@@ -32,17 +32,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masktuning.command_line import FlagParser, build_parser, parse, run_command, underscored
 from masktuning.config import (
     DataArguments,
-    FlagParser,
     MethodArguments,
     ModelArguments,
     RunArguments,
     UsageError,
-    build_parser,
-    parse,
     read_yaml,
-    run_command,
 )
 from masktuning.own_task import own_task, with_eval_files
 from masktuning.tasks import Task, load_task, names
@@ -92,12 +89,13 @@ def main(argv: list[str]) -> None:
         run(options)
 
 
-def read_options(argv: list[str]) -> Options:
+def read_options(arguments: list[str]) -> Options:
     """Defaults, then the task's settings, then the YAML file, then the flags.
 
     Raises:
         UsageError: on anything in them that does not fit.
     """
+    argv = underscored(arguments)
     early = FlagParser()
     early.add_argument("--task", "--task_name")
     early.add_argument("--config")
@@ -110,9 +108,7 @@ def read_options(argv: list[str]) -> Options:
     hub = first.dataset_name or file.get("dataset_name")
     if sum(map(bool, (name, own, hub))) > 1:
         raise UsageError("--task, --train_file and --dataset_name exclude each other: give one")
-    if not (name or own or hub):
-        name = "demo"
-    task = load_task(name) if name else None
+    task = None if own or hub else load_task(name or "demo")
 
     from masktuning.arguments import MaskTuningArguments
 
@@ -123,21 +119,31 @@ def read_options(argv: list[str]) -> Options:
             action.nargs, action.const = "?", "last"
     settings = {} if task is None else task.settings
     defaults = {**DEFAULTS, **settings, **file}
-    if "output_dir" not in defaults and not any(a.startswith("--output_dir") for a in argv):
-        defaults["output_dir"] = _default_folder(task, argv, defaults)
-    model, data, training, run = parse(parser, argv, defaults)
-    data.task = name
-    if task is None:
-        if own and not data.validation_file:
-            raise UsageError("--validation_file is missing: the in-distribution set to measure on")
-        task = own_task(data)
-    else:
-        task = with_eval_files(task, data)
-    if model.model_name_or_path is None and task.name != "demo":
-        raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
     words = {word.split("=")[0] for word in argv}
     chosen = {a.dest for a in parser._actions if words & set(a.option_strings)} | set(defaults)
+    if "output_dir" not in chosen:
+        defaults["output_dir"] = _default_folder(task, argv, defaults)
+    model, data, training, run = parse(parser, argv, defaults)
+    _check_data_flags(data, task)
+    task = own_task(data) if task is None else with_eval_files(task, data)
+    if model.model_name_or_path is None and task.name != "demo":
+        raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
     return Options(model, data, training, run, task, chosen)
+
+
+def _check_data_flags(data: DataArguments, task: Task | None) -> None:
+    """Raises UsageError for a data flag that would have no effect, or one that is missing."""
+    if data.train_file and not data.validation_file:
+        raise UsageError("--validation_file is missing: the in-distribution set to measure on")
+    if data.validation_file and not data.train_file:
+        raise UsageError("--train_file is missing: --validation_file goes with it")
+    if task is None:
+        return
+    if data.task is None and data.eval_files:
+        raise UsageError("--train_file or --task is missing: what to train on")
+    if (data.text_column_names or data.label_column_name) and not data.eval_files:
+        raise UsageError("--text_column_names and --label_column_name go with files of your own")
+    data.task = data.task or task.name
 
 
 def _default_folder(task: Task | None, argv: list[str], defaults: dict[str, Any]) -> str:

@@ -11,26 +11,28 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-import torch.utils.data
-from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalPrediction, IntervalStrategy
+from transformers.training_args import OptimizerNames
 
 from masktuning.arguments import MaskTuningArguments
 from masktuning.collator import MaskTuningCollator
+from masktuning.example_ids import with_example_ids
 from masktuning.gradients import GradientNorms
 from masktuning.methods import method_class
-from masktuning.methods.step import StepContext, StepTerms
+from masktuning.methods.step import StepContext
+from masktuning.metrics import accuracy
 from masktuning.model import MaskTuningModel
 from masktuning.objective import perturbation_from
 from masktuning.ops import backend
+from masktuning.step_log import StepLog
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +64,8 @@ class MaskTuningTrainer(Trainer):
 
     def __init__(
         self,
-        model: MaskTuningModel | PreTrainedModel,
-        args: MaskTuningArguments,
+        model: MaskTuningModel | PreTrainedModel | None = None,
+        args: MaskTuningArguments | None = None,
         data_collator: Callable[..., Any] | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -71,14 +73,14 @@ class MaskTuningTrainer(Trainer):
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         **kwargs: Any,
     ) -> None:
+        args = args or MaskTuningArguments()
         tokenizer = processing_class or getattr(data_collator, "tokenizer", None)
         if tokenizer is None:
             raise ValueError("processing_class is missing: give the model's tokenizer")
-        method = method_class(args.method)
-        if method.needs_mlm_head and tokenizer.mask_token_id is None:
+        self.options = args  # `self.args`, with its own type
+        self.tokenizer = tokenizer
+        if method_class(args.method).needs_mlm_head and tokenizer.mask_token_id is None:
             raise ValueError(f"{args.method} needs a tokenizer with a mask token")
-        if isinstance(model, PreTrainedModel):
-            model = MaskTuningModel.from_classifier(model, mlm_head=method.needs_mlm_head)
         if args.n_gpu > 1:
             logger.warning(
                 "%d GPUs are here and one is used; start with `torchrun --nproc_per_node=%d` to "
@@ -88,10 +90,12 @@ class MaskTuningTrainer(Trainer):
             )
             args._n_gpu = 1
         collator = data_collator
-        if not isinstance(collator, MaskTuningCollator):
+        self._made_collator = None
+        if not isinstance(collator, MaskTuningCollator):  # one of the user's keeps its own rate
             collator = MaskTuningCollator(tokenizer, args.mask_rate, pad=data_collator)
+            self._made_collator = collator
         super().__init__(
-            model=model,
+            model=None if model is None else self._shared(model),
             args=args,
             data_collator=collator,
             train_dataset=with_example_ids(train_dataset),
@@ -101,23 +105,20 @@ class MaskTuningTrainer(Trainer):
             **kwargs,
         )
         self.model_accepts_loss_kwargs = False
-        self.options = args  # `self.args`, with its own type
-        self.method = method(args.alpha)
-        self.tokenizer = tokenizer
-        self.perturbation = None
-        if method.needs_mlm_head:
-            self.perturbation = perturbation_from(
-                tokenizer,
-                model.config.vocab_size,
-                args.corruption,
-                top_k=args.top_k,
-                temperature=args.temperature,
-                include_original=args.include_original,
-            ).to(args.device)
+        self._read_options()
         self._rng: Tensor | None = None
         self._visit = -1
         self._norms: GradientNorms | None = None
-        self._terms: list[Tensor] = []  # sums since the last log: mlm, cls, same, masked, norms
+        self._log = StepLog()
+
+    def call_model_init(self, trial: Any = None) -> MaskTuningModel:
+        """A fresh model for a run of a sweep; `model_init` may return a stock classifier."""
+        return self._shared(super().call_model_init(trial))
+
+    def get_train_dataloader(self) -> Any:
+        """Trainer's, after taking up the options: a sweep sets them anew for each run."""
+        self._read_options()
+        return super().get_train_dataloader()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, on the back end that the arguments name."""
@@ -165,7 +166,13 @@ class MaskTuningTrainer(Trainer):
             self._norms = GradientNorms(model.parameters())
         with self.compute_loss_context_manager():
             terms = self.method.step(model, inputs, context)
-        self._record(terms)
+        last = self.accelerator.gradient_state.sync_gradients  # micro-batch of its step
+        self._log.add(terms, last)
+        if last and self._norms is not None:
+            scaler = self.accelerator.scaler
+            scale = 1.0 if scaler is None else scaler.get_scale()
+            self._log.norms = self._norms.finish(scale)
+            self._norms = None
         return terms.loss
 
     def compute_loss(
@@ -182,9 +189,34 @@ class MaskTuningTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer.log, with the terms of the loss averaged since the last training log."""
-        if "loss" in logs and self._terms:
-            logs.update(self._pop_terms())
+        if "loss" in logs:
+            logs.update(self._log.pop(self.accelerator))
         super().log(logs, start_time)
+
+    def _shared(self, model: Any) -> MaskTuningModel:
+        if isinstance(model, MaskTuningModel):
+            return model
+        head = method_class(self.options.method).needs_mlm_head
+        return MaskTuningModel.from_classifier(model, mlm_head=head)
+
+    def _read_options(self) -> None:
+        """The method, its perturbation and the mask rate, from the arguments as they are now."""
+        options, model = self.options, self.accelerator.unwrap_model(self.model)
+        options.check()
+        method = method_class(options.method)
+        self.method = method(options.alpha)
+        if self._made_collator is not None:
+            self._made_collator.set_rate(options.mask_rate)
+        self.perturbation = None
+        if method.needs_mlm_head:
+            self.perturbation = perturbation_from(
+                self.tokenizer,
+                model.config.vocab_size,
+                options.corruption,
+                top_k=options.top_k,
+                temperature=options.temperature,
+                include_original=options.include_original,
+            ).to(options.device)
 
     def _denominators(self, batches: list[dict[str, Any]]) -> Tensor:
         labels = torch.stack([(batch["labels"] != -100).sum() for batch in batches]).sum()
@@ -204,10 +236,16 @@ class MaskTuningTrainer(Trainer):
         return self._rng
 
     def _backward(self, loss: Tensor, mlm: bool = False) -> None:
+        kwargs: dict[str, Any] = {}
+        if self.is_deepspeed_enabled:
+            kwargs["scale_wrt_gas"] = False  # the denominators are the whole step's already
+        if self.args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
+            kwargs["learning_rate"] = self._get_learning_rate()
+        backward = partial(self.accelerator.backward, **kwargs)
         if mlm and self._norms is not None:
-            self._norms.backward_mlm(self.accelerator.backward, loss)
+            self._norms.backward_mlm(backward, loss)
         else:
-            self.accelerator.backward(loss)
+            backward(loss)
 
     def _logs_this_step(self) -> bool:
         step = self.state.global_step + 1
@@ -215,33 +253,6 @@ class MaskTuningTrainer(Trainer):
             return False
         every = self.state.logging_steps
         return step % every == 0 or (step == 1 and self.args.logging_first_step)
-
-    def _record(self, terms: StepTerms) -> None:
-        values = torch.stack([t.float() for t in terms[1:]])
-        if not self._terms:
-            self._terms = [torch.zeros_like(values), values.new_zeros(1)]
-        self._terms[0] += values
-        if self.accelerator.gradient_state.sync_gradients:  # the step's last micro-batch
-            self._terms[1] += 1
-            if self._norms is not None:
-                scaler = self.accelerator.scaler
-                scale = 1.0 if scaler is None else scaler.get_scale()
-                self._terms = [*self._terms[:2], *self._norms.finish(scale)]
-                self._norms = None
-
-    def _pop_terms(self) -> dict[str, float]:
-        sums, steps, *norms = self._terms
-        self._terms = []
-        # Of every process the share of the step's mean times their number: the mean is the term.
-        sums = self.accelerator.reduce(sums, "mean")
-        mlm, classification, same, masked = sums.tolist()
-        logs = {"loss_cls": classification / steps.item()}
-        if masked:
-            logs["loss_mlm"] = mlm / steps.item()
-            logs["same_token_share"] = same / masked
-        if norms:
-            logs["grad_norm_mlm"], logs["grad_norm_cls"] = (norm.item() for norm in norms)
-        return logs
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The stock method would refuse the tied decoder, and pickle the arguments.
@@ -260,40 +271,3 @@ class MaskTuningTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-
-
-class _Numbered(torch.utils.data.Dataset):
-    """A map-style dataset of mappings, with its row numbers as `example_id`."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"example_id": index, **self.rows[index]}
-
-
-def with_example_ids(dataset: Any) -> Any:
-    """`dataset` with its row numbers as `example_id`, unless its rows have that already.
-
-    Raises:
-        ValueError: for a stream without that column: its rows have no number to draw masks by.
-    """
-    columns = getattr(dataset, "column_names", None) or ()
-    if dataset is None or "example_id" in columns:
-        return dataset
-    if isinstance(dataset, Dataset):
-        return dataset.add_column("example_id", np.arange(len(dataset)))
-    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
-        return _Numbered(dataset)
-    raise ValueError(
-        "train_dataset is a stream without an example_id column: add each row's number as one"
-    )
-
-
-def accuracy(predictions: EvalPrediction) -> dict[str, float]:
-    """Share of examples whose largest logit is the label's."""
-    chosen = np.asarray(predictions.predictions).argmax(-1)
-    return {"accuracy": float((chosen == predictions.label_ids).mean())}

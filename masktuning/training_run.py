@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from masktuning import run_folder
-from masktuning.config import UsageError
+from masktuning.config import UsageError, one_line
 from masktuning.data import encode, length_limit, load_texts
 from masktuning.demo.checkpoint import write_checkpoint
 from masktuning.methods import method_class
@@ -25,6 +26,7 @@ from masktuning.model import MaskTuningModel
 from masktuning.ops import backend
 from masktuning.perturbations import PerturbationLog
 from masktuning.prediction import evaluate_set
+from masktuning.pretrained import LOADING_ERRORS
 from masktuning.report import model_card, text_table
 from masktuning.trainer import MaskTuningTrainer
 
@@ -39,26 +41,22 @@ def run(options: Options) -> None:
         UsageError: on data, a model or a folder that cannot be used; nothing is written then.
     """
     args, folder = options.training, Path(str(options.training.output_dir))
-    if args.world_size > 1 and folder.parts[0] == "runs":
+    if args.world_size > 1 and "output_dir" not in options.chosen:
         raise UsageError("give --output_dir: processes would not agree on a folder's name")
-    resume = run_folder.check(folder, args.resume_from_checkpoint, options.run.overwrite)
+    head = method_class(args.method).needs_mlm_head
+    resume = run_folder.check(folder, args.resume_from_checkpoint, options.run.overwrite, head)
     trainer, sets = build_trainer(options)
-    if options.run.overwrite and not resume and trainer.is_world_process_zero():
-        run_folder.clear(folder)
-    if trainer.perturbation is not None:
+    trainer.add_callback(_Begin(options, folder, fresh=resume is None))
+    if head:
         trainer.add_callback(PerturbationLog(trainer, folder, options.task.labels))
-    if trainer.is_world_process_zero():  # early, so that a killed run can be taken up from it
-        run_folder.write_config(
-            folder / run_folder.CONFIG, args, options.chosen, options.model, options.data
-        )
 
     trained = trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
     results = [
-        evaluate_set(trainer, name, spec_role, data)[0]
-        for name, (spec_role, data) in sets.items()
-        if spec_role != "train"
+        evaluate_set(trainer, name, role, data)[0]
+        for name, (role, data) in sets.items()
+        if role != "train"
     ]
-    trainer.save_model()
     if not trainer.is_world_process_zero():
         return
     examples = len(sets["train"][1])
@@ -68,13 +66,16 @@ def run(options: Options) -> None:
     run_folder.write_json(folder / run_folder.RESULTS, metrics)
     trainer.save_state()
     facts = {
-        **{k: v for k, v in asdict(args).items() if isinstance(v, int | float | str)},
+        **{f.name: getattr(args, f.name) for f in fields(args)},
         "task": options.task.name,
         "labels": options.task.labels,
         "base_model": options.model.model_name_or_path or "a randomly initialised BERT",
         "version": version("masktuning"),
         "train_samples": examples,
         "steps": trainer.state.global_step,
+        "selection": f"the best {args.metric_for_best_model} on dev"
+        if args.load_best_model_at_end
+        else "the last step's model",
         "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
     }
     run_folder.write(folder / run_folder.CARD, model_card(results, facts))
@@ -88,6 +89,7 @@ def dry_run(options: Options, folder: str) -> None:
     args = options.training
     steps_wanted = args.max_steps
     args.output_dir, args.max_steps = folder, 2
+    evaluates = args.eval_strategy == "epoch"
     args.set_save("no")
     args.set_evaluate("no")
     trainer, sets = build_trainer(options)
@@ -101,6 +103,7 @@ def dry_run(options: Options, folder: str) -> None:
     if steps <= 0:
         steps = math.ceil(math.ceil(examples / batch) * args.num_train_epochs)
     seconds = step * steps
+    epochs = args.num_train_epochs if evaluates else 0  # dev is measured after each
     print(f"train: {examples} examples, {steps} steps of {step:.3f} s")
     for name, (role, data) in sets.items():
         if role == "train":
@@ -109,7 +112,7 @@ def dry_run(options: Options, folder: str) -> None:
         start = time.perf_counter()
         trainer.predict(first)
         share = (time.perf_counter() - start) * len(data) / len(first)
-        seconds += share
+        seconds += share * (1 + epochs if role == "dev" else 1)
         print(f"{name}: {len(data)} examples, {share:.1f} s")
     print(f"all in all about {seconds / 60:.1f} minutes, checkpoints aside; nothing was kept")
 
@@ -125,6 +128,7 @@ def build_trainer(
     args, task = options.training, options.task
     try:
         backend.check(args.backend)
+        backend.check(os.environ.get(backend.ENVIRONMENT, "auto"))
     except backend.BackendError as error:
         raise UsageError(str(error)) from None
     if args.device.type == "cuda":
@@ -132,29 +136,29 @@ def build_trainer(
         if missing := backend.missing_gpu_code(capability, torch.cuda.get_arch_list()):
             raise UsageError(missing)
     texts = load_texts(task.sets, task.labels, options.data.data_dir)
+    wanted = {"train": options.data.max_train_samples}
+    texts = [one.first(wanted.get(one.role, options.data.max_eval_samples)) for one in texts]
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # loading bars; Trainer's own stays
     set_seed(args.seed)
     model, tokenizer = load_model(options)
-    limit = min(options.model.max_seq_length, length_limit(model.encoder, tokenizer))
+    limit = length_limit(model.encoder, model.config, tokenizer)
+    limit = min(options.model.max_seq_length, limit)
+    workers = options.data.preprocessing_num_workers
     with args.main_process_first(desc="tokenising"):
-        sets = {
-            one.name: (
-                one.role,
-                encode(one, tokenizer, limit, options.data.preprocessing_num_workers),
-            )
-            for one in texts
-        }
-    sets = {name: (role, _first(options, role, data)) for name, (role, data) in sets.items()}
+        sets = {one.name: (one.role, encode(one, tokenizer, limit, workers)) for one in texts}
     by_role = dict(reversed(sets.values()))  # the first set of each role
     set_seed(args.seed)  # the same data order and dropout, whatever loading drew
-    trainer = MaskTuningTrainer(
-        model=model,
-        args=args,
-        train_dataset=by_role["train"],
-        eval_dataset=by_role["dev"],
-        processing_class=tokenizer,
-    )
+    try:
+        trainer = MaskTuningTrainer(
+            model=model,
+            args=args,
+            train_dataset=by_role["train"],
+            eval_dataset=by_role["dev"],
+            processing_class=tokenizer,
+        )
+    except (ImportError, RuntimeError, ValueError) as error:  # a logger that is not installed, ...
+        raise UsageError(one_line(error)) from None
     return trainer, sets
 
 
@@ -184,17 +188,36 @@ def load_model(options: Options) -> tuple[MaskTuningModel, PreTrainedTokenizerBa
                 id2label=dict(enumerate(task.labels)),
                 label2id={label: i for i, label in enumerate(task.labels)},
             )
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UsageError(first if str(source) in first else f"{source}: {first}") from None
+        except LOADING_ERRORS as error:
+            reason = one_line(error)
+            if "ignore_mismatched_sizes" in reason:
+                reason = f"its classifier is not one of {len(task.labels)} labels; give an encoder"
+            if str(source) not in reason:
+                reason = f"{source}: {reason}"
+            raise UsageError(reason) from None
     if tokenizer.pad_token_id is None:
         raise UsageError(f"{name}: its tokenizer has no padding token, so texts cannot be batched")
     return model, tokenizer
 
 
-def _first(options: Options, role: str, data: Dataset) -> Dataset:
-    wanted = options.data.max_train_samples if role == "train" else options.data.max_eval_samples
-    return data if wanted is None else data.select(range(min(wanted, len(data))))
+class _Begin(TrainerCallback):
+    """Writes config.yaml as training begins: all checks are passed, and a kill may come."""
+
+    def __init__(self, options: Options, folder: Path, fresh: bool) -> None:
+        self.options, self.folder, self.fresh = options, folder, fresh
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            if self.fresh:
+                run_folder.clear(self.folder)
+            options = self.options
+            run_folder.write_config(
+                self.folder / run_folder.CONFIG,
+                options.training,
+                options.chosen,
+                options.model,
+                options.data,
+            )
 
 
 class _StepClock(TrainerCallback):

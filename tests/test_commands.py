@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from families import save_tiny
-from transformers import GPT2Config, GPT2LMHeadModel, pipeline
+from families import config_of, save_tiny, tiny_tokenizer
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
 
 from masktuning import evaluate, info, train
 from masktuning.config import UsageError
@@ -155,6 +162,88 @@ def test_an_earlier_run_is_not_overwritten_by_chance(finished, files, tmp_path):
     assert (out / "mlm_head").is_dir() and (out / "notes.txt").read_text() == "mine"
 
 
+def test_nothing_of_the_users_is_overwritten(files, tmp_path):
+    """Not even with --overwrite: files of these names that no run wrote, or a model folder."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("mine")
+    for extra in ([], ["--overwrite"]):
+        with pytest.raises(UsageError, match=r"holds README\.md, which no run of masktuning wrote"):
+            train.main([*command(files, output_dir=out), *extra])
+        with pytest.raises(UsageError, match=r"holds config\.json, which no run"):
+            train.main([*command(files, output_dir=files / "model"), *extra])
+    assert (out / "README.md").read_text() == "mine"
+
+
+def test_a_failing_run_leaves_the_earlier_one(finished, files, tmp_path):
+    before = {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()}
+    with pytest.raises(UsageError, match="no column 'body'"):
+        train.main([*command(files, output_dir=finished, text_column_names="body"), "--overwrite"])
+    assert before == {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()}
+
+
+def test_resuming_with_another_method_is_refused(files, tmp_path):
+    out = tmp_path / "out"
+    train.main(command(files, output_dir=out, max_steps=2, method="finetuning"))
+    with pytest.raises(UsageError, match="has no mlm_head/, so its method was another"):
+        train.main([*command(files, output_dir=out), "--resume_from_checkpoint"])
+
+
+def test_secrets_and_odd_values_in_the_written_config(files, tmp_path):
+    out = tmp_path / "out"
+    train.main(
+        command(
+            files,
+            output_dir=out,
+            max_steps=1,
+            hub_token="hf_0123",
+            accelerator_config='{"split_batches": false}',
+            lr_scheduler_type="cosine",
+        )
+    )
+    text = (out / "config.yaml").read_text()
+    assert "hf_0123" not in text and "lr_scheduler_type: cosine" in text
+    train.main(["--config", str(out / "config.yaml"), "--output_dir", str(tmp_path / "two")])
+
+
+def test_evaluation_in_16_bits_leaves_the_model_in_32(files, tmp_path):
+    train.main(command(files, output_dir=tmp_path / "out", max_steps=1, bf16_full_eval=True))
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert {str(w.dtype) for w in weights.values()} == {"torch.float32"}
+
+
+def test_flags_with_dashes_are_the_same_flags(files, tmp_path):
+    words = [w.replace("_", "-") if w.startswith("--") else w for w in command(files)]
+    options = read_options([*words, "--output-dir", str(tmp_path)])
+    assert options.task.name == "train" and options.training.max_steps == 4
+
+
+def test_the_environment_s_back_end_must_exist(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("MASKTUNING_BACKEND", "cuda")
+    with pytest.raises(UsageError, match="'cuda' is not available here"):
+        train.main(command(files, output_dir=tmp_path / "out"))
+    with pytest.raises(UsageError, match="'cuda' is not available here"):
+        info.main([])
+    with pytest.raises(UsageError, match="takes no arguments"):
+        info.main(["--foo"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train_file", "x.csv"], "takes no training data"),
+        (["--max_eval_samples", "-3"], "max_eval_samples is -3"),
+        (["--per_device_eval_batch_size", "0"], "must be 1 or more"),
+        (["--text_column_names", "x", "--task", "sst2"], "go with --eval_files"),
+        (["--sets", "dve", "--task", "demo"], "unknown set 'dve'; did you mean 'dev'"),
+        ([], "no data"),
+    ],
+)
+def test_evaluate_s_own_errors(finished, words, message):
+    with pytest.raises(UsageError, match=message):
+        evaluate.main(["--model_name_or_path", str(finished), *words])
+
+
 def test_dry_run_keeps_nothing(files, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.main([*command(files, output_dir=tmp_path / "out"), "--dry_run"])
@@ -192,15 +281,12 @@ def test_precedence_is_flags_file_task(tmp_path):
 def test_info_says_what_each_op_uses(capsys):
     info.main([])
     printed = capsys.readouterr().out
-    assert "sample_masks      cpu     cpp" in printed
+    assert "sample_masks        cpu     cpp" in printed
     assert "cuda        torch sees no CUDA device" in printed
 
 
 @pytest.fixture(scope="module")
 def other_models(tmp_path_factory):
-    from families import tiny_tokenizer
-    from transformers import PreTrainedTokenizerFast
-
     folder = tmp_path_factory.mktemp("models")
     config = GPT2Config(vocab_size=99, n_embd=32, n_layer=1, n_head=2)
     GPT2LMHeadModel(config).save_pretrained(folder / "gpt2")
@@ -210,6 +296,12 @@ def other_models(tmp_path_factory):
         tokenizer_object=tiny_tokenizer().backend_tokenizer, unk_token="<unk>", pad_token="<pad>"
     )
     plain.save_pretrained(folder / "maskless")
+    config = config_of("bert", num_labels=3)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "three")
+    tiny_tokenizer().save_pretrained(folder / "three")
+    save_tiny(folder / "broken", "bert")
+    weights = folder / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
     return folder
 
 
@@ -219,6 +311,16 @@ BAD = [
     ({"train_file": "nowhere.csv"}, "nowhere.csv: no such file"),
     ({"validation_file": "nowhere.csv"}, "nowhere.csv: no such file"),
     ({"validation_file": None}, "--validation_file is missing"),
+    ({"train_file": None}, "--train_file is missing: --validation_file goes with it"),
+    ({"train_file": None, "validation_file": None}, "--train_file or --task is missing"),
+    ({"max_train_samples": 0}, "max_train_samples is 0"),
+    ({"max_seq_length": -5}, "max_seq_length is -5"),
+    ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
+    ({"learning_rate": -1}, "learning_rate is -1.0"),
+    ({"label_smoothing_factor": 1.5}, "label_smoothing_factor is 1.5"),
+    ({"report_to": "wandb"}, "(?i)wandb"),
+    ({"model_name_or_path": "three"}, "its classifier is not one of 2 labels"),
+    ({"model_name_or_path": "broken"}, "broken: "),
     ({"text_column_names": "body"}, "no column 'body'; it has 'text', 'label'"),
     ({"label_column_name": "gold"}, "no column 'gold'"),
     ({"alpha": 1.2}, "alpha is 1.2"),
@@ -243,7 +345,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     name = change.get("model_name_or_path")
-    if name in ("gpt2", "maskless"):
+    if name in ("gpt2", "maskless", "three", "broken"):
         change = {"model_name_or_path": other_models / name}
     with pytest.raises(UsageError, match=message) as caught:
         train.main(command(files, **{"output_dir": tmp_path / "out", **change}))
@@ -256,6 +358,10 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     [
         ("alhpa: 0.3\n", "unknown option 'alhpa'; did you mean 'alpha'"),
         ("alpha: high\n", "invalid float value: 'high'"),
+        ("alpha: [1, 2]\n", r"alpha: takes one value, not the list \[1, 2\]"),
+        ("1: 2\n", "unknown option 1"),
+        ("help: true\n", "unknown option 'help'"),
+        ("resume_from_checkpoint: true\n", "no complete checkpoint to resume from"),
         ("method: masktuning\n", "method: 'masktuning' is none of mask_tuning, finetuning"),
         ("alpha: [\n", "not valid YAML"),
         ("- alpha\n", "must be a mapping"),

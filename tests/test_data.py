@@ -11,12 +11,13 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
-from families import SPECIAL, tiny_tokenizer
+from families import SPECIAL, tiny_model, tiny_tokenizer
 from oracles import counts_of
 
 from masktuning.collator import MaskTuningCollator
 from masktuning.config import DataArguments, UsageError
-from masktuning.data import LabelledTexts, encode, load_set, load_texts
+from masktuning.data import LabelledTexts, encode, length_limit, load_set, load_texts
+from masktuning.labels import LabelNames, model_labels
 from masktuning.own_task import own_task, with_eval_files
 from masktuning.readers import read_table
 from masktuning.tasks import SetSpec, load_task, names
@@ -58,6 +59,8 @@ def test_unquoted_tsv_keeps_its_quotes(tmp_path):
         ("a.csv", b"text,label\n", "a.csv: empty"),
         ("a.csv", b'text,label\nw1,good\n"w2,good\n', "starts at line 3 has broken quoting"),
         ("a.csv", b'text,label\n"w1"x,good\n', "starts at line 2 has broken quoting"),
+        ("a.csv", b"text,text,label\nw1,w2,good\n", "a column name is there twice"),
+        ("a.jsonl", b'{"text": ["a"], "label": 1}\n', "line 1: 'text' is not a text or a number"),
         ("a.csv", b"text,label\nw1,good,more\n", "line 2: 3 fields where the header has 2"),
         ("a.csv", b"text,label\nw1,good\nw\xff,bad\n", "line 3: not UTF-8"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
@@ -89,6 +92,57 @@ def test_labels_are_mapped_by_name(tmp_path):
     assert load_set(spec, ["good", "not good"], None).labels == [1, 0, 0]
     with pytest.raises(UsageError, match=r"a\.csv, line 2: label 'Not-Good' is none of bad, good"):
         load_set(spec, ["bad", "good"], None)
+
+
+def test_names_that_differ_in_punctuation_only_stay_apart(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [("x", "1"), ("y", "-1"), ("z", "1")])
+    task = own_task(DataArguments(train_file=str(path)))
+    assert task.labels == ["1", "-1"]
+    assert load_set(task.sets[0], task.labels, None).labels == [0, 1, 0]
+    assert LabelNames(["C", "C++"]).find("c") is None
+    assert LabelNames(["Not-Good", "good"]).find("NOT GOOD") == 0
+    assert model_labels(["POSITIVE", "Negative"], ["negative", "positive"]) == [
+        "POSITIVE",
+        "Negative",
+    ]
+    with pytest.raises(UsageError, match=r"labels are a, b, the task's a, c"):
+        model_labels(["a", "b"], ["a", "c"])
+
+
+def test_an_empty_label_is_no_class(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [("x", "good"), ("y", "")])
+    with pytest.raises(UsageError, match=r"a\.csv, line 3: the label in 'label' is empty"):
+        own_task(DataArguments(train_file=str(path)))
+
+
+def test_the_cache_knows_the_tokenizer_s_settings():
+    texts = LabelledTexts("dev", "dev", [["w1 w2 w3 w4"]], [1])
+    right, left, typed = tiny_tokenizer(), tiny_tokenizer(), tiny_tokenizer()
+    left.truncation_side = "left"
+    typed.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert encode(texts, right, 5)["input_ids"][0] == [0, 6, 7, 8, 2]
+    assert encode(texts, left, 5)["input_ids"][0] == [0, 7, 8, 9, 2]
+    assert "token_type_ids" in encode(texts, typed, 5).column_names
+
+
+def test_the_first_rows_are_what_is_counted(caplog):
+    texts = LabelledTexts("dev", "dev", [["w1", "w1 w2 w3 w4"]], [1, 0])
+    assert encode(texts.first(1), tiny_tokenizer(), 4)["example_id"][:] == [0]
+    assert "truncated" not in caplog.text
+
+
+@pytest.mark.parametrize(("family", "limit"), [("bert", 64), ("roberta", 62), ("bart", 64)])
+def test_the_model_s_length_limit(family, limit):
+    """RoBERTa's table of 64 holds 62 positions: they are counted from its padding index on."""
+    model, tokenizer = tiny_model(family), tiny_tokenizer()
+    tokenizer.model_max_length = 10**30
+    assert length_limit(model.encoder, model.config, tokenizer) == limit
+    longest = torch.full((1, limit), 9)
+    model(longest)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, limit + 1), 9))
+    tokenizer.model_max_length = 20
+    assert length_limit(model.encoder, model.config, tokenizer) == 20
 
 
 def test_empty_text_names_the_line(tmp_path):
@@ -234,8 +288,28 @@ def test_line_breaks_of_imdb_are_spaces(tmp_path):
             "sets: dev: 'txt'; did you mean 'text'",
         ),
         (
-            "name: x\nlabels: [a]\nsets: {d: {role: dev, text: [t], label: l, hub: {id: a/b}}}\n",
-            "hub needs a pinned revision",
+            "name: x\nlabels: [a, b]\nsets: {d: {role: dev, text: [t], label: l, hub: {id: a}}}\n",
+            "hub needs an id, a split and a pinned revision",
+        ),
+        ("name: x\nlabels: ab\nsets: {d: {}}\n", "labels must be a list"),
+        ("name: x\nlabels: [a, b]\nsets: [d]\n", "sets must map names to sets"),
+        ("name: x\nlabels: [a, b]\nsets: {d: 3}\n", "sets: d: must be a mapping"),
+        (
+            "name: x\nlabels: [a, b]\nsets: {d: {role: dev, text: t, label: l, file: f}}\n",
+            "text must be a list of one column",
+        ),
+        (
+            "name: x\nlabels: [a, b]\n"
+            "sets: {d: {role: dev, text: [t], label: l, file: f, quoting: nnoe}}\n",
+            "quoting must be csv or none",
+        ),
+        (
+            "name: x\nlabels: [a, b]\nsets: {d: {role: dev, text: [t], label: l}}\n",
+            "needs a source",
+        ),
+        (
+            "name: x\nlabels: [a, b]\nsets: {d: {role: dev, text: [t], label: l, file: f}}\n",
+            "one of role train",
         ),
         ("name: [\n", "line 2: not valid YAML"),
     ],

@@ -19,9 +19,10 @@ LEVELS = [
     {"ops"},
     {"objective", "heads", "pretrained", "attention_mask"},
     {"methods"},  # names only
-    {"config", "collator", "gradients", "metrics", "demo", "demo.data"},
-    {"model", "arguments", "readers", "tasks", "run_folder", "demo.checkpoint", "methods.step"},
-    {"data", "own_task", "methods.mask_tuning", "methods.finetuning"},
+    {"config", "collator", "gradients", "metrics", "demo", "demo.data", "example_ids"},
+    {"arguments", "command_line", "labels", "readers", "tasks", "run_folder", "demo.checkpoint"},
+    {"model", "methods.step", "data", "own_task"},
+    {"step_log", "methods.mask_tuning", "methods.finetuning"},
     {"report", "prediction", "trainer", "perturbations"},
     {"training_run"},
     {"train", "evaluate", "info"},
@@ -162,6 +163,8 @@ def test_the_environment_chooses_the_back_end(monkeypatch):
     assert backend.choose("sample_masks", cpu) == "reference"
     with backend.use("cpp"):
         assert backend.choose("sample_masks", cpu) == "cpp"
+    with backend.use("auto"):
+        assert backend.choose("sample_masks", cpu) == "reference"
     monkeypatch.setenv("MASKTUNING_BACKEND", "cuda")
     with pytest.raises(backend.BackendError):
         backend.choose("sample_masks", cpu)

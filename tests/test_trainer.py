@@ -15,8 +15,8 @@ from datasets import Dataset
 from families import examples, save_tiny, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
-from masktuning import MaskTuningArguments, MaskTuningTrainer
-from masktuning.trainer import with_example_ids
+from masktuning import MaskTuningArguments, MaskTuningCollator, MaskTuningTrainer
+from masktuning.example_ids import with_example_ids
 
 SCRIPT = Path(__file__).parent / "train_tiny.py"
 # Terms that the optimiser step is made of; the last two are measured apart.
@@ -158,6 +158,39 @@ def test_any_map_style_dataset_is_numbered_and_a_stream_is_refused():
     assert numbered[0]["example_id"] == 0 and numbered[1]["example_id"] == 40
     with pytest.raises(ValueError, match="a stream without an example_id column"):
         with_example_ids(Dataset.from_list(rows[:1]).to_iterable_dataset())
+
+
+def test_options_set_after_construction_count(tmp_path):
+    """A sweep sets names on the arguments and makes each run's model with model_init."""
+
+    def norms(alpha):
+        trainer = MaskTuningTrainer(
+            model_init=lambda: tiny_model("bert").classifier.__class__.from_pretrained(name),
+            args=arguments(tmp_path / "run", max_steps=1),
+            train_dataset=Dataset.from_list(examples(8, 1)),
+            processing_class=tiny_tokenizer(),
+        )
+        trainer.args.alpha, trainer.args.mask_rate = alpha, 1.0
+        trainer.train()
+        log = trainer.state.log_history[0]
+        return log["grad_norm_mlm"], log["grad_norm_cls"], trainer.perturbation
+
+    name = save_tiny(tmp_path / "model", "bert")
+    (mlm, rest, _), (all_mlm, no_rest, _) = norms(0.5), norms(1.0)
+    assert all_mlm == pytest.approx(2 * mlm, rel=1e-4)
+    assert no_rest < 1e-5 * rest
+
+
+def test_a_collator_of_the_user_s_keeps_its_rate(tmp_path):
+    collator = MaskTuningCollator(tiny_tokenizer(), mask_rate=1.0)
+    trainer = MaskTuningTrainer(
+        model=tiny_model("bert"),
+        args=arguments(tmp_path, mask_rate=0.05),
+        data_collator=collator,
+        train_dataset=Dataset.from_list(examples(8, 1)),
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["num_masked"] == int(batch["maskable"].sum())
 
 
 def test_best_model_is_loaded_at_the_end(tmp_path):

@@ -93,12 +93,12 @@ def check(name: str) -> str:
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
-    """Forces one back end ("auto" lifts that) within a `with` block.
+    """Forces one back end within a `with` block; "auto" leaves it to the environment.
 
     Raises:
         BackendError: if it is not available here.
     """
-    token = _forced.set(check(name))
+    token = _forced.set(check(name) if name != "auto" else None)
     try:
         yield
     finally:
@@ -146,7 +146,7 @@ def missing_gpu_code(capability: tuple[int, int], built_for: Sequence[str]) -> s
             return ""
     return (
         f"this torch has no code for sm_{own}, only for {', '.join(built_for) or 'the CPU'}: "
-        "install a build that has (for a V100, torch < 2.15 with CUDA 12.6)"
+        "install a build that has (for a V100, torch==2.13.0 for CUDA 12.6)"
     )
 
 

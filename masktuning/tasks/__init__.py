@@ -80,26 +80,51 @@ def load_task(name: str) -> Task:
 
 
 def _from_mapping(origin: str, content: dict[str, Any]) -> Task:
-    check_names(content, {f.name for f in fields(Task)}, f"key in {origin}:")
-    for key in ("name", "labels", "sets"):
-        if not content.get(key):
+    _check_keys(origin, content, Task, required=("name", "labels", "sets"))
+    if not isinstance(content["labels"], list) or len(content["labels"]) < 2:
+        raise UsageError(f"{origin}: labels must be a list of two names or more")
+    if not isinstance(content["sets"], dict):
+        raise UsageError(f"{origin}: sets must map names to sets")
+    sets = [_set_spec(f"{origin}: sets: {n}", str(n), s) for n, s in content["sets"].items()]
+    roles = [spec.role for spec in sets]
+    if roles.count("train") != 1 or "dev" not in roles:
+        raise UsageError(f"{origin}: sets must hold one of role train and one or more of role dev")
+    settings = content.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise UsageError(f"{origin}: settings must map flags to values")
+    labels = [str(label) for label in content["labels"]]
+    return Task(str(content["name"]), str(content.get("about", "")), labels, sets, settings)
+
+
+def _set_spec(origin: str, name: str, content: Any) -> SetSpec:
+    if not isinstance(content, dict):
+        raise UsageError(f"{origin}: must be a mapping with role, text, label and a source")
+    _check_keys(origin, content, SetSpec, required=("role", "text", "label"), extra=("name",))
+    if content["role"] not in ROLES:
+        raise UsageError(f"{origin}: role must be one of {', '.join(ROLES)}")
+    text = content["text"]
+    if not isinstance(text, list) or len(text) not in (1, 2):
+        raise UsageError(f"{origin}: text must be a list of one column, or of two for pairs")
+    if content.get("quoting", "csv") not in ("csv", "none"):
+        raise UsageError(f"{origin}: quoting must be csv or none")
+    hub = content.get("hub") or {}
+    if hub and not {"id", "split", "revision"} <= hub.keys():
+        raise UsageError(f"{origin}: hub needs an id, a split and a pinned revision")
+    if not (hub or content.get("file") or content.get("generated")):
+        raise UsageError(f"{origin}: needs a source: file or hub")
+    label_names = {str(k): str(v) for k, v in (content.get("label_names") or {}).items()}
+    return SetSpec(name=name, **{**content, "label_names": label_names, "hub": hub})
+
+
+def _check_keys(
+    origin: str,
+    content: dict[str, Any],
+    shape: type,
+    required: tuple[str, ...],
+    extra: tuple[str, ...] = (),
+) -> None:
+    known = {f.name for f in fields(shape)} - set(extra)
+    check_names(content, known, f"key in {origin}:")
+    for key in required:
+        if content.get(key) in (None, "", [], {}):
             raise UsageError(f"{origin}: {key!r} is missing")
-    known = {f.name for f in fields(SetSpec)} - {"name"}
-    specs = []
-    for name, spec in content["sets"].items():
-        check_names(spec, known, f"key in {origin}: sets: {name}:")
-        for key in ("role", "text", "label"):
-            if key not in spec:
-                raise UsageError(f"{origin}: sets: {name}: {key!r} is missing")
-        if spec["role"] not in ROLES:
-            raise UsageError(f"{origin}: sets: {name}: role must be one of {', '.join(ROLES)}")
-        if spec.get("hub") and not spec["hub"].get("revision"):
-            raise UsageError(f"{origin}: sets: {name}: hub needs a pinned revision")
-        specs.append(SetSpec(name=name, **spec))
-    return Task(
-        name=content["name"],
-        about=content.get("about", ""),
-        labels=[str(label) for label in content["labels"]],
-        sets=specs,
-        settings=content.get("settings") or {},
-    )

@@ -15,8 +15,9 @@ from masktuning.config import MethodArguments
 class MaskTuningArguments(MethodArguments, TrainingArguments):
     """Every field of TrainingArguments, plus those of `config.MethodArguments`.
 
-    Four defaults differ, for the reasons given: the raw columns are dropped by the collator; NaN
-    losses must show; batches are made by each process; copies overlap with the computation.
+    Defaults that differ, for the reasons given: the raw columns are dropped by the collator; NaN
+    losses must show; short runs must log too; batches are made by each process; copies overlap
+    with the computation.
 
     Raises:
         ValueError: on an option out of range, naming it.
@@ -29,7 +30,7 @@ class MaskTuningArguments(MethodArguments, TrainingArguments):
         default=False, metadata={"help": "Hides NaN losses and waits for the device every step."}
     )
     logging_steps: float = field(
-        default=50, metadata={"help": "Log every so many steps, or this share of all steps."}
+        default=0.02, metadata={"help": "Log every so many steps, or this share of all steps."}
     )
 
     def __post_init__(self) -> None:

@@ -157,7 +157,11 @@ class RunArguments:
         metadata={"help": "Two steps, one batch of each set and a time estimate; keeps nothing."},
     )
     overwrite: bool = field(
-        default=False, metadata={"help": "Replace the run that --output_dir holds."}
+        default=False,
+        metadata={
+            "help": "Replace the run that --output_dir holds.",
+            "aliases": ["--overwrite_output_dir"],
+        },
     )
 
 

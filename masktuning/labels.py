@@ -20,8 +20,9 @@ class LabelNames:
             raise UsageError(f"a label name is given twice: {', '.join(self.names)}")
 
     def find(self, name: str) -> int | None:
-        """The id of a name, or None."""
-        return self._exact.get(name, self._folded.get(_fold(name)))
+        """The id of a name, or None; a number names its LABEL_<number> of an unnamed model."""
+        unnamed = self._exact.get(f"LABEL_{name}")
+        return self._exact.get(name, self._folded.get(_fold(name), unnamed))
 
 
 def model_labels(config_names: Sequence[str], task_names: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ Shapes: B examples, L tokens, C classes, H width.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -26,7 +27,9 @@ from masktuning.attention_mask import full_mask, takes_4d_mask
 from masktuning.heads import MaskedLMHead
 from masktuning.objective import MaskBatch, Perturbation, masked_lm_pass
 from masktuning.ops import MaskedLMOutput
-from masktuning.pretrained import check_masked_lm, load_float32
+from masktuning.pretrained import EXPECTED_NEW, check_masked_lm, load_float32
+
+logger = logging.getLogger(__name__)
 
 HEAD_FOLDER = "mlm_head"
 _HEAD_WEIGHTS = f"{HEAD_FOLDER}/model.safetensors"
@@ -78,9 +81,7 @@ class MaskTuningModel(nn.Module):
             raise ValueError(f"{name}: {settings.model_type} has no sequence-classification class")
         if mlm_head:
             check_masked_lm(name, settings)
-        classifier = load_float32(
-            AutoModelForSequenceClassification, name, ("classif", "score"), **config
-        )
+        classifier = load_float32(AutoModelForSequenceClassification, name, EXPECTED_NEW, **config)
         if not mlm_head:
             return cls(classifier, None)
         weights = Path(name) / _HEAD_WEIGHTS
@@ -99,6 +100,15 @@ class MaskTuningModel(nn.Module):
                 masked-LM class.
         """
         name = classifier.config._name_or_path
+        if classifier.dtype != torch.float32:
+            # A 16-bit checkpoint loads as it is; weights below float32 lose small updates.
+            logger.warning(
+                "%s was loaded in %s and is trained in float32; for mixed precision give bf16 or "
+                "fp16 in the arguments",
+                name or "the classifier",
+                str(classifier.dtype).removeprefix("torch."),
+            )
+            classifier.float()
         if not mlm_head:
             return cls(classifier, None)
         if not name:

@@ -55,7 +55,7 @@ def own_task(data: DataArguments, labels: list[str] | None = None) -> Task:
         SetSpec(name, name if name in given else "ood", text, label, **source)
         for name, source in sources.items()
     ]
-    return Task(Path(data.dataset_name or first["file"]).stem, "own data", labels, sets)
+    return Task("own data", "files or a data set of the user's", labels, sets)
 
 
 def with_eval_files(task: Task, data: DataArguments) -> Task:

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from masktuning.config import UsageError, one_line
 from masktuning.metrics import SetResult, score
-from masktuning.pretrained import LOADING_ERRORS
+from masktuning.pretrained import LOADING_ERRORS, check_folder
 
 
 def load_classifier(
@@ -32,11 +32,18 @@ def load_classifier(
         UsageError: if they cannot be loaded.
     """
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # its loading report is a page; ours is a line
+    check_folder(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True
+        )
     except LOADING_ERRORS as error:
         raise UsageError(f"{name}: cannot be loaded: {one_line(error)}") from None
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"]))
+        raise UsageError(f"{name}: has no trained classifier (no {missing}): train one first")
     args = TrainingArguments(
         output_dir=tempfile.gettempdir(),  # Trainer wants one; nothing is written
         per_device_eval_batch_size=batch_size,

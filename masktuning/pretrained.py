@@ -11,10 +11,21 @@ from safetensors import SafetensorError
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from masktuning.config import UsageError
+
 logger = logging.getLogger(__name__)
+
+# Parts of a classifier that no encoder's checkpoint is expected to bring.
+EXPECTED_NEW = ("classif", "score", "pooler")
 
 # What from_pretrained raises: no such name, no such class, weights of other shapes, a broken file.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
+
+
+def check_folder(name: str) -> None:
+    """Raises UsageError for a path that is no folder: the hub would call it a malformed id."""
+    if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
+        raise UsageError(f"{name}: no such folder")
 
 
 def check_masked_lm(name: str | Path, config: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from masktuning.config import UsageError
 
 # The delimiter, where there is one.
-SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".jsonl": None, ".parquet": None}
+SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".parquet": None}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Table:
         """
         if name not in self.columns:
             raise UsageError(
-                f"{self.origin}: no column {name!r}; it has {', '.join(map(repr, self.columns))}"
+                f"{self.origin}: no column {name!r}; it has {', '.join(map(repr, self.columns))}; "
+                "for files of your own see --text_column_names and --label_column_name"
             )
         return self.columns[name]
 
@@ -53,7 +54,7 @@ def read_table(path: str | Path, quoting: str = "csv") -> Table:
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: unknown kind; give one of {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path}: unknown ending; use one of {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         table = _from_rows(path, _parquet_rows(path))
     else:

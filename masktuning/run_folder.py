@@ -42,7 +42,10 @@ def check(folder: Path, resume: str | None, overwrite: bool, mlm_head: bool) -> 
         found = last_checkpoint(folder) if newest else Path(resume)
         if found is None or not _is_whole(found):
             where = folder if newest else resume
-            raise UsageError(f"{where}: no complete checkpoint to resume from")
+            raise UsageError(
+                f"{where}: no complete checkpoint to resume from; if the run stopped before its "
+                "first one, start it again with --overwrite"
+            )
         if mlm_head and not (found / "mlm_head").is_dir():
             raise UsageError(f"{found}: has no mlm_head/, so its method was another; give that one")
         return str(found)
@@ -73,6 +76,17 @@ def last_checkpoint(folder: Path) -> Path | None:
     return next((path for path in reversed(_checkpoints(folder)) if _is_whole(path)), None)
 
 
+def step_of(checkpoint: str) -> int:
+    """How many optimiser steps a whole checkpoint has behind it."""
+    return json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))["global_step"]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """all_results.json, or nothing where there is none yet."""
+    path = folder / RESULTS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def write(path: Path, text: str) -> None:
     """Writes a file whole: beside its place, then renamed."""
     partial = path.with_name(f".{path.name}.partial")
@@ -97,6 +111,11 @@ def write_config(path: Path, training: Any, chosen: set[str], *groups: Any) -> N
     }
     for group in groups:
         options |= {f.name: getattr(group, f.name) for f in fields(group)}
+    for name in ("train_file", "validation_file", "data_dir", "model_name_or_path", "output_dir"):
+        if options.get(name) and Path(options[name]).exists():
+            options[name] = str(Path(options[name]).absolute())  # so that it runs from anywhere
+    named = [entry.partition("=") for entry in options.get("eval_files") or []]
+    options["eval_files"] = [f"{name}={Path(path).absolute()}" for name, _, path in named]
     kept = {
         name: value
         for name, value in options.items()

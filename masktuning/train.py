@@ -54,10 +54,16 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
   --per_device_train_batch_size --per_device_eval_batch_size --gradient_accumulation_steps
   --max_grad_norm --bf16 --fp16 --use_cpu --report_to --logging_steps --eval_strategy
   --save_strategy --save_steps --save_total_limit --resume_from_checkpoint --label_smoothing_factor
-Tasks: {tasks}; or a YAML file. Without --task and --train_file the demo runs.
+Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags win over it.
+Without --task and --train_file the demo runs.
 """
 # Where we differ from TrainingArguments for this command; a task's settings come on top.
-DEFAULTS = {"eval_strategy": "epoch", "save_total_limit": 2, "per_device_eval_batch_size": 64}
+DEFAULTS = {
+    "eval_strategy": "epoch",
+    "save_steps": 0.1,  # of the run, so that a killed one has something to go on from
+    "save_total_limit": 2,
+    "per_device_eval_batch_size": 64,
+}
 
 
 @dataclasses.dataclass(frozen=True)

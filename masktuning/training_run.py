@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerState,
+    set_seed,
+)
 from transformers.utils import logging as transformers_logging
 
 from masktuning import run_folder
@@ -26,11 +32,12 @@ from masktuning.model import MaskTuningModel
 from masktuning.ops import backend
 from masktuning.perturbations import PerturbationLog
 from masktuning.prediction import evaluate_set
-from masktuning.pretrained import LOADING_ERRORS
+from masktuning.pretrained import LOADING_ERRORS, check_folder
 from masktuning.report import model_card, text_table
 from masktuning.trainer import MaskTuningTrainer
 
 if TYPE_CHECKING:
+    from masktuning.arguments import MaskTuningArguments
     from masktuning.train import Options
 
 
@@ -50,7 +57,15 @@ def run(options: Options) -> None:
     if head:
         trainer.add_callback(PerturbationLog(trainer, folder, options.task.labels))
 
-    trained = trainer.train(resume_from_checkpoint=resume)
+    examples = len(sets["train"][1])
+    complete = resume is not None and run_folder.step_of(resume) >= planned_steps(args, examples)
+    if resume and complete:  # Trainer would take one more step
+        print("the run was complete: nothing is left to train")
+        trainer._load_from_checkpoint(resume)
+        trainer.state = TrainerState.load_from_json(f"{resume}/trainer_state.json")
+        trained = run_folder.read_results(folder)
+    else:
+        trained = trainer.train(resume_from_checkpoint=resume).metrics
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
     results = [
         evaluate_set(trainer, name, role, data)[0]
@@ -59,8 +74,11 @@ def run(options: Options) -> None:
     ]
     if not trainer.is_world_process_zero():
         return
-    examples = len(sets["train"][1])
-    metrics: dict[str, Any] = {**trained.metrics, "train_samples": examples}
+    metrics: dict[str, Any] = {
+        **trained,
+        **_means(trainer.state.log_history),
+        "train_samples": examples,
+    }
     for result in results:
         metrics.update(result.as_metrics())
     run_folder.write_json(folder / run_folder.RESULTS, metrics)
@@ -81,7 +99,28 @@ def run(options: Options) -> None:
     run_folder.write(folder / run_folder.CARD, model_card(results, facts))
     print(f"\n{options.task.name}, {args.method}: accuracy in per cent\n")
     print(text_table(results))
+    mlm, rest = (metrics.get(f"train_grad_norm_{part}", 0.0) for part in ("mlm", "cls"))
+    if mlm > 5 * rest:
+        print(
+            f"\nOn average the masked-LM gradient was {mlm / max(rest, 1e-9):.0f} times the "
+            "classifier's, which hardly steered the encoder. A smaller --alpha may serve better."
+        )
     print(f"\n{folder}: the classifier, config.yaml, all_results.json and README.md")
+
+
+def planned_steps(args: MaskTuningArguments, examples: int) -> int:
+    """How many optimiser steps a run has, as Trainer counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    return math.ceil(math.ceil(examples / batch) * args.num_train_epochs)
+
+
+def _means(logs: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the log of the two losses and of their gradients' norms before clipping."""
+    names = ("loss_mlm", "loss_cls", "grad_norm_mlm", "grad_norm_cls", "same_token_share")
+    found = {name: [log[name] for log in logs if name in log] for name in names}
+    return {f"train_{name}": sum(v) / len(v) for name, v in found.items() if v}
 
 
 def dry_run(options: Options, folder: str) -> None:
@@ -98,10 +137,8 @@ def dry_run(options: Options, folder: str) -> None:
     trainer.train()
     examples = len(sets["train"][1])
     step = clock.times[-1] - clock.times[-2]
-    batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    steps = steps_wanted
-    if steps <= 0:
-        steps = math.ceil(math.ceil(examples / batch) * args.num_train_epochs)
+    args.max_steps = steps_wanted
+    steps = planned_steps(args, examples)
     seconds = step * steps
     epochs = args.num_train_epochs if evaluates else 0  # dev is measured after each
     print(f"train: {examples} examples, {steps} steps of {step:.3f} s")
@@ -174,6 +211,7 @@ def load_model(options: Options) -> tuple[MaskTuningModel, PreTrainedTokenizerBa
         if name is None:
             write_checkpoint(Path(demo), options.training.seed)
         source = name or demo
+        check_folder(source)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             if head and tokenizer.mask_token_id is None:

@@ -182,6 +182,45 @@ def test_a_failing_run_leaves_the_earlier_one(finished, files, tmp_path):
     assert before == {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()}
 
 
+def test_resuming_a_complete_run_keeps_its_results(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    train.main(command(files, output_dir=out))
+    before = json.loads((out / "all_results.json").read_text())
+    assert before["train_loss"] > 0 and before["train_grad_norm_mlm"] > 0
+    train.main(["--config", str(out / "config.yaml"), "--resume_from_checkpoint"])
+    assert "the run was complete" in capsys.readouterr().out
+    assert json.loads((out / "all_results.json").read_text()) == before
+
+
+def test_a_config_runs_from_anywhere(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(files)
+    relative = command(files, output_dir=tmp_path / "out", max_steps=1)
+    relative = [w.replace(f"{files}/", "") for w in relative]
+    assert "train.csv" in relative
+    train.main(relative)
+    monkeypatch.chdir(tmp_path)
+    train.main(["--config", "out/config.yaml", "--output_dir", "two"])
+
+
+def test_a_small_say_of_the_classifier_is_told(files, tmp_path, capsys):
+    train.main(command(files, output_dir=tmp_path / "a", max_steps=2, alpha=0.99))
+    assert "A smaller --alpha may serve better" in capsys.readouterr().out
+    train.main(command(files, output_dir=tmp_path / "b", max_steps=2, alpha=0.0))
+    assert "A smaller --alpha" not in capsys.readouterr().out
+
+
+def test_an_encoder_is_not_a_classifier(files):
+    with pytest.raises(UsageError, match=r"has no trained classifier \(no .*classifier\.weight"):
+        evaluate.main(
+            [
+                "--model_name_or_path",
+                str(files / "model"),
+                "--eval_files",
+                f"x={files / 'dev.csv'}",
+            ]
+        )
+
+
 def test_resuming_with_another_method_is_refused(files, tmp_path):
     out = tmp_path / "out"
     train.main(command(files, output_dir=out, max_steps=2, method="finetuning"))
@@ -215,7 +254,7 @@ def test_evaluation_in_16_bits_leaves_the_model_in_32(files, tmp_path):
 def test_flags_with_dashes_are_the_same_flags(files, tmp_path):
     words = [w.replace("_", "-") if w.startswith("--") else w for w in command(files)]
     options = read_options([*words, "--output-dir", str(tmp_path)])
-    assert options.task.name == "train" and options.training.max_steps == 4
+    assert options.task.name == "own data" and options.training.max_steps == 4
 
 
 def test_the_environment_s_back_end_must_exist(files, tmp_path, monkeypatch):
@@ -332,6 +371,7 @@ BAD = [
     ({"backend": "cuda"}, "back end 'cuda' is not available here: torch sees no CUDA device"),
     ({"model_name_or_path": None}, "--model_name_or_path is missing"),
     ({"model_name_or_path": "no/such-model"}, "no/such-model"),
+    ({"model_name_or_path": "/no/such/model"}, "/no/such/model: no such folder"),
     ({"task": "sst2"}, "--task, --train_file and --dataset_name exclude each other"),
     ({"config": "nowhere.yaml"}, "nowhere.yaml: no such file"),
     ({"model_name_or_path": "gpt2"}, "gpt2 has no masked-LM class"),

@@ -67,7 +67,7 @@ def test_unquoted_tsv_keeps_its_quotes(tmp_path):
         ("a.jsonl", b"[1]\n", "line 1: not a JSON object"),
         ("a.jsonl", b'{"a": 1}\n{"b": 1}\n', "line 2: has b, the first row a"),
         ("a.parquet", b"no", "not a Parquet file"),
-        ("a.xml", b"<a/>", "unknown kind"),
+        ("a.xml", b"<a/>", "unknown ending"),
     ],
 )
 def test_broken_files_name_the_line(tmp_path, name, content, message):
@@ -100,6 +100,7 @@ def test_names_that_differ_in_punctuation_only_stay_apart(tmp_path):
     assert task.labels == ["1", "-1"]
     assert load_set(task.sets[0], task.labels, None).labels == [0, 1, 0]
     assert LabelNames(["C", "C++"]).find("c") is None
+    assert LabelNames(["LABEL_0", "LABEL_1"]).find("1") == 1
     assert LabelNames(["Not-Good", "good"]).find("NOT GOOD") == 0
     assert model_labels(["POSITIVE", "Negative"], ["negative", "positive"]) == [
         "POSITIVE",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 from families import examples, save_tiny, tiny_model, tiny_tokenizer
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from masktuning import MaskTuningArguments, MaskTuningCollator, MaskTuningTrainer
 from masktuning.example_ids import with_example_ids
@@ -149,6 +149,24 @@ def test_a_stock_classifier_and_a_stock_dataset_are_enough(tmp_path):
     metrics = trainer.evaluate()
     assert {"eval_a_accuracy", "eval_b_accuracy", "eval_a_loss"} <= metrics.keys()
     assert trainer.train_dataset["example_id"][:3] == [0, 1, 2]
+
+
+def test_a_16_bit_checkpoint_is_trained_in_float32(tmp_path, caplog):
+    """transformers loads a float16 checkpoint as float16."""
+    name = save_tiny(tmp_path / "model", "bert")
+    AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float16).save_pretrained(name)
+    classifier = AutoModelForSequenceClassification.from_pretrained(name)
+    assert classifier.dtype == torch.float16
+    with caplog.at_level(logging.WARNING, "masktuning"):
+        trainer = MaskTuningTrainer(
+            model=classifier,
+            args=arguments(tmp_path / "run"),
+            train_dataset=Dataset.from_list(examples(16, 1)),
+            processing_class=tiny_tokenizer(),
+        )
+    assert "was loaded in float16 and is trained in float32" in caplog.text
+    trainer.train()
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
 
 def test_any_map_style_dataset_is_numbered_and_a_stream_is_refused():

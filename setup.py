@@ -4,6 +4,7 @@ torch is no build requirement: the module takes addresses and sizes, so one buil
 torch and `pip install .` works with build isolation on any machine with a C++17 compiler.
 """
 
+import sys
 from glob import glob
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
@@ -21,7 +22,7 @@ setup(
             cxx_std=17,
             # -ffp-contract=off: the substitution draw must round as PyTorch does, on every CPU.
             extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread"],
-            extra_link_args=["-pthread"],
+            extra_link_args=["-pthread", "-ldl"] if sys.platform == "linux" else ["-pthread"],
         )
     ],
     # Triton kernels live at the top, beside csrc; `kernels` alone would shadow another package.

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 
+#include "dual_cross_entropy.h"
 #include "mask_sampling.h"
 #include "multiversion.h"
 #include "philox.h"
+#include "token_substitution.h"
 
 namespace py = pybind11;
 using namespace masktuning;
@@ -15,7 +17,7 @@ namespace {
 
 // Raised by one with every change of a signature below; masktuning/ops/backend.py names the number
 // that it was written for.
-constexpr int kAbi = 1;
+constexpr int kAbi = 2;
 
 template <typename T>
 T* pointer(uintptr_t address) {
@@ -60,6 +62,31 @@ int64_t sample_masks_by_threshold(uintptr_t input_ids, uintptr_t thresholds, uin
       mask_outputs(out_input_ids, out_positions, out_targets));
 }
 
+void substitute(uintptr_t logits, int dtype, int64_t M, int64_t V, int64_t row_stride,
+                uintptr_t positions, uintptr_t targets, uintptr_t example_ids, uintptr_t rng,
+                uintptr_t banned_ids, int64_t N, int64_t L, int top_k, float draw_scale,
+                float gradient_scale, uintptr_t losses, uintptr_t tokens, uintptr_t input_ids,
+                uintptr_t lse, int threads) {
+  py::gil_scoped_release release;
+  substitute_tokens({pointer<void>(logits), static_cast<Dtype>(dtype), M, V, row_stride,
+                     pointer<const int64_t>(positions), pointer<const int64_t>(targets),
+                     pointer<const int64_t>(example_ids), pointer<const int64_t>(rng),
+                     pointer<const int64_t>(banned_ids), N, L, top_k, draw_scale, gradient_scale},
+                    threads,
+                    {pointer<float>(losses), pointer<int64_t>(tokens),
+                     pointer<int64_t>(input_ids), pointer<float>(lse)});
+}
+
+void dual(uintptr_t losses, uintptr_t logits, uintptr_t labels, uintptr_t denominators, int64_t M,
+          int64_t B, int64_t C, double alpha, double label_smoothing, int64_t ignore_index,
+          uintptr_t terms, uintptr_t gradient) {
+  py::gil_scoped_release release;
+  dual_cross_entropy({pointer<const float>(losses), pointer<const float>(logits),
+                      pointer<const int64_t>(labels), pointer<const float>(denominators), M, B, C,
+                      alpha, label_smoothing, ignore_index},
+                     pointer<float>(terms), pointer<float>(gradient));
+}
+
 py::tuple philox(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
   const Words words = philox4x32_10(c0, c1, c2, c3, k0, k1);
   return py::make_tuple(words.w0, words.w1, words.w2, words.w3);
@@ -84,4 +111,6 @@ PYBIND11_MODULE(masktuning_C, module) {
   module.def("philox4x32_10", &philox);
   module.def("sample_masks", &sample_masks);
   module.def("sample_masks_threshold", &sample_masks_by_threshold);
+  module.def("substitute_tokens", &substitute);
+  module.def("dual_cross_entropy", &dual);
 }

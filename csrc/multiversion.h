@@ -3,9 +3,16 @@
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
-#define MT_MULTIVERSION __attribute__((target_clones("default", "avx2", "arch=x86-64-v4")))
-#define MT_MULTIVERSION_NAMES "default, avx2, x86-64-v4 (AVX-512)"
+#define MT_MULTIVERSION __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#define MT_MULTIVERSION_NAMES "x86-64, x86-64-v3 (AVX2), x86-64-v4 (AVX-512)"
 #else
 #define MT_MULTIVERSION
 #define MT_MULTIVERSION_NAMES "default"
+#endif
+
+// What a multiversioned function calls must become part of it, or it stays plain machine code.
+#if defined(__GNUC__)
+#define MT_ALWAYS_INLINE inline __attribute__((always_inline))
+#else
+#define MT_ALWAYS_INLINE inline
 #endif

@@ -1,38 +1,73 @@
-// Splits a loop over rows among threads that live only for the call: no pool, so a forked data
-// loader worker never meets threads that its parent had.
+// Splits a loop over rows among threads: those of the process's OpenMP runtime where one is loaded
+// (PyTorch's), else ones that live for the call. PyTorch's wait busily after each of its own loops,
+// and fresh threads would have to share the cores with them.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <dlfcn.h>
+#endif
+
 namespace masktuning {
 
-// Calls body(begin, end) on slices of [0, rows). `work_per_row` is in tokens or logits; below
-// kMinWork in all the loop stays on the calling thread, since starting a thread costs some 20 us.
+using OpenMPParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+// GOMP_parallel(function, data, threads, flags) of the OpenMP runtime that is loaded, or null.
+inline OpenMPParallel loaded_openmp() {
+#if defined(__linux__)
+  static const auto found = reinterpret_cast<OpenMPParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return found;
+#else
+  return nullptr;
+#endif
+}
+
+// Calls body(begin, end) on slices of [0, rows), which the threads take as they get to them: one
+// that the system starts late, or beside another library's busy-waiting thread, holds up nobody.
+// `work_per_row` is in tokens or logits; below kMinWork in all the loop stays on the calling
+// thread, since starting a thread costs some 20 us.
+//
+// A forked data loader worker has one thread by PyTorch's own setting, so it starts none here.
 template <typename Body>
 void parallel_rows(int64_t rows, int64_t work_per_row, int threads, const Body& body) {
   constexpr int64_t kMinWork = 32768;
   const int64_t by_work = std::max<int64_t>(1, rows * work_per_row / kMinWork);
-  const int64_t slices = std::min<int64_t>({rows, by_work, std::max(threads, 1)});
-  if (slices <= 1) {
+  const int64_t workers = std::min<int64_t>({rows, by_work, std::max(threads, 1)});
+  if (workers <= 1) {
     body(int64_t{0}, rows);
     return;
   }
-  std::vector<std::exception_ptr> errors(slices);
-  std::vector<std::thread> pool;
-  auto run = [&](int64_t slice) {
+  const int64_t slice = std::max<int64_t>(1, rows / (8 * workers));
+  std::atomic<int64_t> next{0};
+  std::vector<std::exception_ptr> errors(workers);
+  auto run = [&](int64_t worker) {
     try {
-      body(rows * slice / slices, rows * (slice + 1) / slices);
+      for (;;) {
+        const int64_t begin = next.fetch_add(slice);
+        if (begin >= rows) return;
+        body(begin, std::min(begin + slice, rows));
+      }
     } catch (...) {
-      errors[slice] = std::current_exception();  // rethrown below, on the calling thread
+      errors[worker] = std::current_exception();  // rethrown below, on the calling thread
     }
   };
-  for (int64_t slice = 1; slice < slices; ++slice) pool.emplace_back(run, slice);
-  run(0);
-  for (auto& thread : pool) thread.join();
+  if (const OpenMPParallel openmp = loaded_openmp()) {
+    std::atomic<int64_t> entered{0};
+    auto member = [&] { run(entered.fetch_add(1)); };
+    openmp([](void* data) { (*static_cast<decltype(member)*>(data))(); }, &member,
+           static_cast<unsigned>(workers), 0);
+  } else {
+    std::vector<std::thread> pool;
+    for (int64_t worker = 1; worker < workers; ++worker) pool.emplace_back(run, worker);
+    run(0);
+    for (auto& thread : pool) thread.join();
+  }
   for (auto& error : errors) {
     if (error) std::rethrow_exception(error);
   }

@@ -29,7 +29,9 @@ struct Words {
 };
 
 MT_INLINE Words philox4x32_10(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
+#ifdef __CUDACC__
 #pragma unroll
+#endif
   for (int round = 0; round < 10; ++round) {
     const u64 product0 = (u64)0xD2511F53u * c0;
     const u64 product1 = (u64)0xCD9E8D57u * c2;

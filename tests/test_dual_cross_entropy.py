@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masktuning.ops import dual_cross_entropy
+from masktuning.ops import backend, dual_cross_entropy
 
 
 def expected_terms(losses, logits, labels, denominators, smoothing):
@@ -111,3 +111,35 @@ def test_compiles_without_graph_breaks():
     arguments = (torch.rand(4), torch.randn(2, 3), torch.tensor([0, 2]), torch.ones(2), 0.6)
     compiled = torch.compile(dual_cross_entropy, fullgraph=True)(*arguments)
     torch.testing.assert_close(tuple(compiled), tuple(dual_cross_entropy(*arguments)))
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_gradients_of_each_term_on_every_back_end(part):
+    """Loss, masked-LM and classification term, each alone, against float64 autograd."""
+    generator = torch.Generator().manual_seed(3)
+    losses, logits = torch.rand(7, generator=generator), torch.randn(4, 3, generator=generator)
+    labels, denominators = torch.tensor([2, -100, 0, 1]), torch.tensor([5.0, 3.0])
+    exact = [losses.double().requires_grad_(), logits.double().requires_grad_()]
+    rows = torch.nn.functional.cross_entropy(exact[1], labels, reduction="sum", label_smoothing=0.1)
+    mlm, classification = exact[0].sum() / 5, rows / 3
+    terms = (0.3 * mlm + 0.7 * classification, mlm, classification)
+    want = torch.autograd.grad(terms[part], exact, allow_unused=True)
+    for name in ("cpp", "reference"):
+        ours = [losses.clone().requires_grad_(), logits.clone().requires_grad_()]
+        with backend.use(name):
+            dual = dual_cross_entropy(*ours, labels, denominators, 0.3, 0.1)
+        assert float(dual[part].detach()) == pytest.approx(float(terms[part].detach()), rel=1e-5)
+        dual[part].backward()
+        for have, expected in zip(ours, want, strict=True):
+            expected = torch.zeros_like(have) if expected is None else expected.float()
+            got = torch.zeros_like(have) if have.grad is None else have.grad
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_registered_for_compilation():
+    arguments = (torch.rand(4), torch.randn(2, 3), torch.tensor([0, 2]), torch.ones(2))
+    for tensor in arguments[:2]:
+        tensor.requires_grad_()
+    torch.library.opcheck(
+        torch.ops.masktuning.dual_cross_entropy.default, (*arguments, 0.6, 0.1, -100)
+    )

@@ -24,14 +24,14 @@ import torch
 
 NAMES = ("reference", "cpp", "cuda", "triton")
 ENVIRONMENT = "MASKTUNING_BACKEND"
-_ABI = 1  # of masktuning_C; raised together with kAbi in csrc/bindings.cpp
+_ABI = 2  # of masktuning_C; raised together with kAbi in csrc/bindings.cpp
 
 # The back ends of each op by device type, fastest first. The reference runs everywhere.
 IMPLEMENTED: dict[str, dict[str, tuple[str, ...]]] = {
     "sample_masks": {"cpu": ("cpp",)},
-    "substitute_tokens": {},
-    "masked_lm_head": {},
-    "dual_cross_entropy": {},
+    "substitute_tokens": {"cpu": ("cpp",)},
+    "masked_lm_head": {"cpu": ("cpp",)},
+    "dual_cross_entropy": {"cpu": ("cpp",)},
 }
 
 _forced: ContextVar[str | None] = ContextVar("masktuning_backend", default=None)
@@ -105,8 +105,9 @@ def use(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+@torch.compiler.assume_constant_result
 def choose(op: str, device: torch.device) -> str:
-    """The back end that `op` uses for tensors on `device`.
+    """The back end that `op` uses for tensors on `device`; torch.compile asks once, as it traces.
 
     Raises:
         BackendError: if the one forced by `use` or the environment is not available here.

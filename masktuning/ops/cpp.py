@@ -11,6 +11,15 @@ import torch
 from torch import Tensor
 
 from masktuning.ops import backend
+from masktuning.ops.draw import draw_scale
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""What the row kernel reads, in the order of csrc/token_substitution.h."""
+
+
+def takes(op: str, logits: Tensor) -> bool:
+    """Whether `op` runs here for these logits; float64 is the reference's alone."""
+    return logits.dtype in DTYPES and backend.choose(op, logits.device) == "cpp"
 
 
 def sample_masks(
@@ -58,6 +67,73 @@ def sample_masks_threshold(
         torch.get_num_threads(),
     )
     return outputs[0], outputs[1][:M].clone(), outputs[2][:M].clone()
+
+
+def substitute_tokens(
+    logits: Tensor,
+    input_ids: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    example_ids: Tensor,
+    rng: Tensor,
+    banned_ids: Tensor | None,
+    top_k: int,
+    temperature: float,
+    gradient_scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses [M], tokens [M], the filled ids [B, L] and log-sum-exps [M].
+
+    With `gradient_scale` not 0 the logits [M, V] (unit stride along V) are overwritten by
+    (p - onehot) * gradient_scale.
+    """
+    M, V = logits.shape
+    losses_M = torch.empty(M, dtype=torch.float32)
+    lse_M = torch.empty_like(losses_M)
+    tokens_M = torch.empty(M, dtype=torch.int64)
+    filled_BL = input_ids.clone(memory_format=torch.contiguous_format)
+    held = _contiguous(positions, targets, example_ids, rng, banned_ids)
+    _module().substitute_tokens(
+        logits.data_ptr(),
+        DTYPES.index(logits.dtype),
+        M,
+        V,
+        logits.stride(0),
+        *map(_address, held),
+        0 if banned_ids is None else banned_ids.shape[0],
+        input_ids.shape[1],
+        min(top_k, V),
+        draw_scale(temperature),
+        gradient_scale,
+        *map(_address, (losses_M, tokens_M, filled_BL, lse_M)),
+        torch.get_num_threads(),
+    )
+    return losses_M, tokens_M, filled_BL, lse_M
+
+
+def dual_cross_entropy(
+    losses: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    denominators: Tensor,
+    alpha: float,
+    label_smoothing: float,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    """{loss, mlm, classification} [3], and the classification term's gradient [B, C]."""
+    terms = torch.empty(3, dtype=torch.float32)
+    held = _contiguous(losses, logits.float(), labels, denominators.float())
+    gradient_BC = torch.empty(logits.shape, dtype=torch.float32)
+    _module().dual_cross_entropy(
+        *map(_address, held),
+        losses.shape[0],
+        *logits.shape,
+        alpha,
+        label_smoothing,
+        ignore_index,
+        _address(terms),
+        _address(gradient_BC),
+    )
+    return terms, gradient_BC
 
 
 def _masked_outputs(input_ids: Tensor, M: int) -> tuple[Tensor, Tensor, Tensor]:

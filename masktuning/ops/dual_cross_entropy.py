@@ -5,12 +5,13 @@ Shapes: B examples, C classes, M masked positions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from masktuning.ops import cpp
 from masktuning.ops.checks import check_tensor
 from masktuning.ops.mask_sampling import IGNORE_INDEX
 
@@ -60,6 +61,11 @@ def dual_cross_entropy(
         return alpha * mlm + (1 - alpha) * classification
     """
     _check(losses, logits, labels, denominators, alpha, label_smoothing, ignore_index)
+    if losses.dtype == torch.float32 and cpp.takes("dual_cross_entropy", logits):
+        terms, _ = torch.ops.masktuning.dual_cross_entropy(
+            losses, logits, labels, denominators, alpha, label_smoothing, ignore_index
+        )
+        return DualLoss(*terms.unbind())
     x_BC = logits if logits.dtype == torch.float64 else logits.float()
     rows_B = F.cross_entropy(
         x_BC, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=ignore_index
@@ -101,3 +107,43 @@ def _check(
         outside = (labels != ignore_index) & ((labels < 0) | (labels >= C))
         if bool(outside.any()):
             raise ValueError(f"labels holds {int(labels[outside][0])}, outside the {C} classes")
+
+
+_LIBRARY = torch.library.Library("masktuning", "FRAGMENT")
+_LIBRARY.define(
+    "dual_cross_entropy(Tensor losses, Tensor logits, Tensor labels, Tensor denominators, "
+    "float alpha, float label_smoothing, int ignore_index) -> (Tensor, Tensor)"
+)
+_LIBRARY.impl("dual_cross_entropy", cpp.dual_cross_entropy, "CPU")
+
+
+@torch.library.register_fake("masktuning::dual_cross_entropy", lib=_LIBRARY)
+def _fake(
+    losses: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    denominators: Tensor,
+    alpha: float,
+    label_smoothing: float,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    return losses.new_empty(3), logits.new_empty(logits.shape, dtype=torch.float32)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    losses, logits, _, denominators, alpha = inputs[:5]
+    ctx.alpha, ctx.rows, ctx.dtype = alpha, losses.shape, logits.dtype
+    ctx.save_for_backward(denominators, output[1])
+
+
+def _backward(ctx: Any, grad_terms: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    denominators, gradient_BC = ctx.saved_tensors
+    joint, mlm, classification = grad_terms.unbind()
+    each = mean_over(ctx.alpha * joint + mlm, denominators[0])
+    of_logits = ((1 - ctx.alpha) * joint + classification) * gradient_BC
+    return each.expand(ctx.rows), of_logits.to(ctx.dtype), *[None] * 5
+
+
+torch.library.register_autograd(
+    "masktuning::dual_cross_entropy", _backward, setup_context=_save, lib=_LIBRARY
+)

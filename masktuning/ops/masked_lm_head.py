@@ -5,13 +5,20 @@ Shapes: B examples, L tokens, M masked positions, H width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from masktuning.ops.token_substitution import check_substitution, fill_in, row_losses
+from masktuning.ops import cpp
+from masktuning.ops.token_substitution import (
+    check_draw,
+    check_rows,
+    check_substitution,
+    fill_in,
+    row_losses,
+)
 
 
 class MaskedLMOutput(NamedTuple):
@@ -70,17 +77,22 @@ def masked_lm_head(
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be [V] = {[weight.shape[0]]}, not {list(bias.shape)}")
-    return masked_lm_head_from_logits(
-        F.linear(hidden, weight, bias),
-        input_ids,
-        positions,
-        targets,
-        example_ids,
-        rng,
-        banned_ids,
-        top_k,
-        temperature,
+    rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
+    if torch.is_autocast_enabled(hidden.device.type):
+        # Cast here, not inside the kernel, so that autograd brings the gradients back.
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    if not cpp.takes("masked_lm_head", hidden) or weight.dtype != hidden.dtype:
+        return masked_lm_head_from_logits(F.linear(hidden, weight, bias), *rows, top_k, temperature)
+    check_rows(*rows, hidden.shape[0], weight.shape[0], hidden.device)
+    check_draw(top_k, temperature)
+    operands = (hidden, weight) if bias is None else (hidden, weight, bias)
+    train = torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
+    losses_M, tokens_M, filled_BL, lse_M, _ = torch.ops.masktuning.masked_lm_head(
+        hidden, weight, bias, *rows, top_k, temperature, train
     )
+    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M)
 
 
 def masked_lm_head_from_logits(
@@ -120,3 +132,98 @@ def masked_lm_head_from_logits(
                 logits, input_ids, positions, example_ids, rng, banned_ids, top_k, temperature
             )
     return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M.detach())
+
+
+def gradient_scale(dtype: torch.dtype) -> float:
+    """What p - onehot is multiplied by where it is stored.
+
+    Small probabilities would vanish in float16; 2^10 keeps them and leaves room for the products.
+    """
+    return 1024.0 if dtype == torch.float16 else 1.0
+
+
+def _forward(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_ids: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    example_ids: Tensor,
+    rng: Tensor,
+    banned_ids: Tensor | None,
+    top_k: int,
+    temperature: float,
+    train: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One product into a buffer, then one pass that leaves (p - onehot) in the logits' place."""
+    M, V = hidden.shape[0], weight.shape[0]
+    # Rows start at multiples of 64 elements: aligned loads whatever the vocabulary's size.
+    logits_MV = hidden.new_empty(M, -(-V // 64) * 64)[:, :V]
+    if bias is None:
+        torch.mm(hidden, weight.t(), out=logits_MV)
+    else:
+        torch.addmm(bias, hidden, weight.t(), out=logits_MV)
+    rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
+    scale = gradient_scale(hidden.dtype) if train else 0.0
+    outputs = cpp.substitute_tokens(logits_MV, *rows, top_k, temperature, scale)
+    return *outputs, logits_MV if train else hidden.new_empty(0, V)
+
+
+_LIBRARY = torch.library.Library("masktuning", "FRAGMENT")
+_LIBRARY.define(
+    "masked_lm_head(Tensor hidden, Tensor weight, Tensor? bias, Tensor input_ids, "
+    "Tensor positions, Tensor targets, Tensor example_ids, Tensor rng, Tensor? banned_ids, "
+    "int top_k, float temperature, bool train) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_LIBRARY.impl("masked_lm_head", _forward, "CPU")
+
+
+@torch.library.register_fake("masktuning::masked_lm_head", lib=_LIBRARY)
+def _fake(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_ids: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    example_ids: Tensor,
+    rng: Tensor,
+    banned_ids: Tensor | None,
+    top_k: int,
+    temperature: float,
+    train: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    M, V = hidden.shape[0], weight.shape[0]
+    stride = (V + 63) // 64 * 64
+    logits_MV = hidden.new_empty_strided((M, V), (stride, 1))
+    return (
+        hidden.new_empty(M, dtype=torch.float32),
+        positions.new_empty(M),
+        torch.empty_like(input_ids, memory_format=torch.contiguous_format),
+        hidden.new_empty(M, dtype=torch.float32),
+        logits_MV if train else hidden.new_empty(0, V),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    hidden, weight, bias = inputs[:3]
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(hidden, weight, output[4])
+
+
+def _backward(ctx: Any, grad_losses: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    """Two products with the stored (p - onehot); every scale goes into the small operands."""
+    hidden, weight, stored_MV = ctx.saved_tensors
+    upstream_M = grad_losses / gradient_scale(hidden.dtype)
+    wanted = ctx.needs_input_grad
+    scaled_M = upstream_M.to(hidden.dtype)[:, None]
+    grad_hidden = (stored_MV @ weight) * scaled_M if wanted[0] else None
+    grad_weight = stored_MV.t() @ (hidden * scaled_M) if wanted[1] else None
+    grad_bias = stored_MV.t() @ scaled_M[:, 0] if ctx.has_bias and wanted[2] else None
+    return (grad_hidden, grad_weight, grad_bias, *[None] * 9)
+
+
+torch.library.register_autograd(
+    "masktuning::masked_lm_head", _backward, setup_context=_save, lib=_LIBRARY
+)

@@ -5,23 +5,19 @@ Shapes: B examples, L tokens, M masked positions, V vocabulary, K candidates.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from masktuning.ops import cpp
 from masktuning.ops.checks import check_tensor
+from masktuning.ops.draw import draw_among, largest
 from masktuning.ops.mask_sampling import IGNORE_INDEX
 from masktuning.ops.random import STREAM_SUBSTITUTION, draw_words
 
 MAX_TOP_K = 64
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-# 2^f on [0, 1), degree 5, relative error below 2e-7; Horner with separately rounded product and
-# sum, so that every back end gets the same float32. The first coefficient makes 2^0 exactly 1.
-_EXP2 = (1.0, 0.6931513, 0.2401645, 0.05579971, 0.00901733, 0.00186699)
-_LOWEST_EXPONENT = -25.0  # 2^-25 of 2^24 rounds to weight 0
 
 
 class SubstitutedTokens(NamedTuple):
@@ -79,6 +75,13 @@ def substitute_tokens(
     check_substitution(
         logits, input_ids, positions, targets, example_ids, rng, banned_ids, top_k, temperature
     )
+    if cpp.takes("substitute_tokens", logits):
+        rows = logits if logits.stride(1) == 1 else logits.contiguous()
+        arguments = (rows, input_ids, positions, targets, example_ids, rng, banned_ids)
+        losses_M, tokens_M, filled_BL, lse_M = cpp.substitute_tokens(
+            *arguments, top_k, temperature, gradient_scale=0.0
+        )
+        return SubstitutedTokens(losses_M, tokens_M, filled_BL, lse_M)
     with torch.no_grad():
         losses_M, lse_M = row_losses(logits, targets)
         tokens_M, filled_BL = fill_in(
@@ -123,10 +126,10 @@ def fill_in(
         x_MV = x_MV.index_fill(1, banned_ids, -torch.inf)
     written_M = positions >= 0
     flat_M = positions.clamp(min=0)
-    best_M, tokens_M = _largest(x_MV)
+    best_M, tokens_M = largest(x_MV)
     if top_k > 1:
         draws_M = draw_words(rng, flat_M % L, example_ids[flat_M // L], STREAM_SUBSTITUTION)[0]
-        tokens_M = _draw_among(x_MV, min(top_k, x_MV.shape[1]), temperature, draws_M)
+        tokens_M = draw_among(x_MV, min(top_k, x_MV.shape[1]), temperature, draws_M)
     # `best` is -inf where everything is banned; NaN and +inf anywhere in the row must show.
     usable_M = best_M.isfinite() & ~logits.detach().isnan().any(1) & (logits.amax(1) < torch.inf)
     # One element to spare takes what surplus rows would write.
@@ -134,45 +137,6 @@ def fill_in(
     slots_M = torch.where(written_M, flat_M, padded.shape[0] - 1)
     tokens_M = torch.where(usable_M & written_M, tokens_M, padded[slots_M])
     return tokens_M, padded.scatter(0, slots_M, tokens_M)[:-1].view_as(input_ids)
-
-
-def _largest(x_MV: Tensor) -> tuple[Tensor, Tensor]:
-    # max(dim) does not promise the lowest index among ties; argmax does.
-    index_M = x_MV.argmax(1)
-    return x_MV.gather(1, index_M[:, None]).squeeze(1), index_M
-
-
-def _draw_among(x_MV: Tensor, k: int, temperature: float, draws_M: Tensor) -> Tensor:
-    """One of the k largest of each row, by integer weights and the 32-bit draw of the row."""
-    x_MV = x_MV.clone()
-    values, indices = [], []
-    for _ in range(k):  # value descending, index ascending: what a stable sort would give
-        value_M, index_M = _largest(x_MV)
-        values.append(value_M)
-        indices.append(index_M)
-        x_MV.scatter_(1, index_M[:, None], -torch.inf)
-    weights_MK = draw_weights(torch.stack(values, 1).float(), temperature)
-    cumulative_MK = weights_MK.cumsum(1)
-    point_M = (draws_M * cumulative_MK[:, -1]) >> 32
-    rank_M = (cumulative_MK <= point_M[:, None]).sum(1).clamp(max=k - 1)
-    return torch.stack(indices, 1).gather(1, rank_M[:, None]).squeeze(1)
-
-
-def draw_weights(values_MK: Tensor, temperature: float) -> Tensor:
-    """Integers proportional to softmax(values / temperature), 2^24 for the first (largest) column.
-
-    `values_MK` is float32, descending. Integers make the draw the same on every back end.
-    """
-    # Two roundings, product after difference: no fused multiply-add can change the result.
-    scale = torch.tensor(math.log2(math.e) / temperature, dtype=torch.float32).item()
-    y_MK = (values_MK - values_MK[:, :1]) * scale
-    y_MK = y_MK.nan_to_num(nan=_LOWEST_EXPONENT).clamp(min=_LOWEST_EXPONENT)
-    whole_MK = y_MK.floor()
-    f_MK = y_MK - whole_MK
-    power_MK = torch.full_like(f_MK, _EXP2[-1])
-    for coefficient in reversed(_EXP2[:-1]):
-        power_MK = power_MK * f_MK + coefficient
-    return torch.ldexp(power_MK, whole_MK + 24).to(torch.int64)
 
 
 def check_substitution(
@@ -193,6 +157,11 @@ def check_substitution(
     device = logits.device
     check_tensor("logits", logits, _FLOATS, (M, V), device)
     check_rows(input_ids, positions, targets, example_ids, rng, banned_ids, M, V, device)
+    check_draw(top_k, temperature)
+
+
+def check_draw(top_k: int, temperature: float) -> None:
+    """Raises ValueError naming the argument of the draw that is out of range."""
     if not 1 <= top_k <= MAX_TOP_K:
         raise ValueError(f"top_k must be in 1..{MAX_TOP_K}, not {top_k}")
     if not temperature > 0:

@@ -1,0 +1,75 @@
+// The k largest values of a row, and the integer draw among them.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "philox.h"
+
+namespace masktuning {
+
+struct Candidate {
+  float value;
+  int64_t index;
+};
+
+// The k largest allowed values of a row, value descending, index ascending.
+class Largest {
+ public:
+  Largest(const int64_t* banned_ids, int64_t N, int k)
+      : banned_(banned_ids, banned_ids + N), k_(static_cast<size_t>(k)) {
+    std::sort(banned_.begin(), banned_.end());
+  }
+
+  // Looks at n values from `index` on, of which some reach tau. Indices come ascending, so of
+  // equal values the earlier stays in front, and a row of ties costs one comparison a value.
+  void take(const float* values, int64_t n, int64_t index, float tau) {
+    for (int64_t j = 0; j < n; ++j) {
+      const float value = values[j];
+      if (!(value >= tau) || (found.size() == k_ && !(value > found.back().value))) continue;
+      if (std::binary_search(banned_.begin(), banned_.end(), index + j)) continue;
+      if (found.size() == k_) found.pop_back();
+      auto place = found.end();
+      while (place != found.begin() && (place - 1)->value < value) --place;
+      found.insert(place, {value, index + j});
+    }
+  }
+
+  std::vector<Candidate> found;
+
+ private:
+  std::vector<int64_t> banned_;
+  size_t k_;
+};
+
+// Integer weight of a candidate: floor(2^24 * 2^y) by the polynomial of ops/token_substitution.py,
+// with the same separate roundings.
+inline u64 draw_weight(float value, float best, float scale) {
+  float y = (value - best) * scale;
+  if (!(y > -25.0f)) y = -25.0f;  // also NaN, from -inf less -inf
+  const float whole = std::floor(y);
+  const float f = y - whole;
+  float power = 0.00186699f;
+  power = power * f + 0.00901733f;
+  power = power * f + 0.05579971f;
+  power = power * f + 0.2401645f;
+  power = power * f + 0.6931513f;
+  power = power * f + 1.0f;
+  return static_cast<u64>(std::ldexp(power, static_cast<int>(whole) + 24));
+}
+
+inline int64_t draw_among(const std::vector<Candidate>& top, float scale, u32 draw) {
+  u64 total = 0;
+  for (const auto& c : top) total += draw_weight(c.value, top[0].value, scale);
+  const u64 point = (static_cast<u64>(draw) * total) >> 32;
+  u64 cumulative = 0;
+  for (const auto& c : top) {
+    cumulative += draw_weight(c.value, top[0].value, scale);
+    if (cumulative > point) return c.index;
+  }
+  return top.back().index;
+}
+
+}  // namespace masktuning

@@ -1,0 +1,23 @@
+// dual_cross_entropy on the CPU. Shapes: B examples, C classes, M masked positions.
+#pragma once
+
+#include <cstdint>
+
+namespace masktuning {
+
+struct DualInputs {
+  const float* losses_M;
+  const float* logits_BC;
+  const int64_t* labels_B;
+  const float* denominators_2;
+  int64_t M, B, C;
+  double alpha;
+  double label_smoothing;
+  int64_t ignore_index;
+};
+
+// Writes {loss, mlm, classification} and d classification / d logits [B, C]. Sums run in double,
+// in the order of the rows.
+void dual_cross_entropy(const DualInputs& in, float* terms_3, float* gradient_BC);
+
+}  // namespace masktuning

@@ -1,0 +1,37 @@
+// substitute_tokens on the CPU. Shapes: B examples, L tokens, M rows, V vocabulary, N banned ids.
+#pragma once
+
+#include <cstdint>
+
+namespace masktuning {
+
+enum class Dtype : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+
+struct SubstitutionInputs {
+  void* logits_MV;
+  Dtype dtype;
+  int64_t M, V, row_stride;  // the stride in elements
+  const int64_t* positions_M;
+  const int64_t* targets_M;
+  const int64_t* example_ids_B;
+  const int64_t* rng_2;         // seed, visit
+  const int64_t* banned_ids_N;  // null for none
+  int64_t N, L;
+  int top_k;
+  float draw_scale;      // log2(e) / temperature
+  float gradient_scale;  // 0: the logits stay; else (p - onehot) * scale is written over them
+};
+
+struct SubstitutedTokens {
+  float* losses_M;
+  int64_t* tokens_M;
+  int64_t* input_ids_BL;  // holds the original tokens, and gets the new ones
+  float* lse_M;
+};
+
+// One read of each row (and one write, for the gradient): log-sum-exp, loss, the top_k largest,
+// the draw among them and the scatter into the text. Rows are split among threads; the order of
+// every sum is fixed, so the result is the same for any number of threads and any processor.
+void substitute_tokens(const SubstitutionInputs& in, int threads, const SubstitutedTokens& out);
+
+}  // namespace masktuning

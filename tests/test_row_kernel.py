@@ -1,0 +1,275 @@
+"""The C++ row kernel: losses and gradients against float64, tokens against the reference.
+
+Shapes: B examples, L tokens, M masked positions, H width, V vocabulary.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masktuning.ops import backend, cpp, masked_lm_head, substitute_tokens
+from masktuning.ops.masked_lm_head import gradient_scale
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def rows_for(M, V, seed=0, L=16):
+    """Arguments for M rows of V logits; the last row is surplus, the first ignored, from 4 on."""
+    generator = torch.Generator().manual_seed(seed)
+    B = max(1, -(-M // L))
+    input_ids = torch.randint(0, V, (B, L), generator=generator)
+    positions = torch.arange(M)
+    targets = input_ids.flatten()[:M].clone()
+    if M >= 4:
+        targets[0] = targets[-1] = -100
+        positions[-1] = -1
+    return {
+        "input_ids": input_ids,
+        "positions": positions,
+        "targets": targets,
+        "example_ids": torch.randint(0, 2**32, (B,), generator=generator),
+        "rng": torch.tensor([seed - 3, 5]),
+    }
+
+
+def make_logits(M, V, dtype, seed=0, offset=0.0, aligned=True):
+    """[M, V] with a padded row stride; misaligned by one element if not `aligned`."""
+    generator = torch.Generator().manual_seed(seed)
+    stride = -(-V // 64) * 64 if aligned else V
+    shift = 0 if aligned else 1
+    storage = torch.zeros(M * stride + shift, dtype=dtype)
+    logits = storage[shift : shift + M * stride].view(M, stride)[:, :V]
+    logits.copy_(3 * torch.randn(M, V, generator=generator) + offset)
+    return logits
+
+
+def float64_losses(logits, targets):
+    x = logits.double().numpy()
+    m = x.max(1, keepdims=True)
+    losses = np.log(np.exp(x - m).sum(1)) - (x[np.arange(len(x)), targets.clamp(min=0)] - m[:, 0])
+    return np.where(targets.numpy() == -100, 0.0, losses)
+
+
+def float64_gradient(logits, targets):
+    """p - onehot, 0 for ignored rows."""
+    x = logits.double().numpy()
+    p = np.exp(x - x.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    p[np.arange(len(x)), targets.clamp(min=0)] -= 1.0
+    p[targets.numpy() == -100] = 0.0
+    return p
+
+
+def check_rows(M, V, dtype, top_k, seed=0, offset=0.0, aligned=True, banned=None):
+    rows = rows_for(M, V, seed)
+    logits = make_logits(M, V, dtype, seed, offset, aligned)
+    before = logits.clone()
+    options = {"top_k": top_k, "banned_ids": banned}
+    with backend.use("cpp"):
+        ours = substitute_tokens(logits, **rows, **options)
+    assert torch.equal(logits, before)
+    with backend.use("reference"):
+        reference = substitute_tokens(logits, **rows, **options)
+    assert torch.equal(ours.tokens, reference.tokens)
+    assert torch.equal(ours.input_ids, reference.input_ids)
+    expected = float64_losses(logits, rows["targets"])
+    np.testing.assert_allclose(ours.losses.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+    scale = gradient_scale(dtype)
+    losses, tokens, _, _ = cpp.substitute_tokens(
+        logits, **rows, banned_ids=banned, top_k=top_k, temperature=1.0, gradient_scale=scale
+    )
+    assert torch.equal(losses, ours.losses) and torch.equal(tokens, ours.tokens)
+    gradient = float64_gradient(before, rows["targets"])
+    if dtype == torch.float32:
+        np.testing.assert_allclose(logits.numpy(), gradient, rtol=1e-5, atol=1e-6)
+    elif M:
+        rounded = torch.from_numpy(gradient * scale).to(dtype).double()
+        error = (logits.double() - rounded).norm() / rounded.norm().clamp(min=1e-9)
+        assert float(error) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("V", [1, 7, 257, 30522, 30528, 50265, 50304])
+@pytest.mark.parametrize("M", [0, 1, 63, 64])
+def test_grid(M, V, dtype):
+    check_rows(M, V, dtype, top_k=min(8, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("V", [30522, 50265])
+@pytest.mark.parametrize("M", [205, 3270])
+def test_large_grid(M, V):
+    check_rows(M, V, torch.float32, top_k=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    M=st.integers(0, 20),
+    V=st.integers(1, 400),
+    seed=st.integers(0, 10**6),
+    top_k=st.sampled_from([1, 2, 8, 64]),
+    dtype=st.sampled_from(DTYPES),
+    offset=st.sampled_from([0.0, 1e4, -1e4]),
+    aligned=st.booleans(),
+    ban=st.booleans(),
+)
+def test_any_shape(M, V, seed, top_k, dtype, offset, aligned, ban):
+    banned = torch.arange(0, V, 3) if ban else None
+    check_rows(M, V, dtype, top_k, seed, offset, aligned, banned)
+
+
+def test_strided_and_transposed_logits():
+    rows = rows_for(6, 40)
+    wide = torch.randn(6, 80)
+    for logits in (wide[:, ::2], torch.randn(40, 6).t()):
+        with backend.use("cpp"):
+            ours = substitute_tokens(logits, **rows, top_k=3)
+        copied = substitute_tokens(logits.contiguous(), **rows, top_k=3)
+        assert torch.equal(ours.losses, copied.losses) and torch.equal(ours.tokens, copied.tokens)
+
+
+@pytest.mark.parametrize("top_k", [1, 8, 64])
+@pytest.mark.parametrize("kind", ["constant", "tied", "ramp", "minus_infinity", "one_finite"])
+def test_awkward_rows(kind, top_k):
+    """Many candidates at once, ties, and rows with hardly any candidate."""
+    V = 300
+    logits = torch.zeros(5, V)
+    if kind == "tied":
+        logits[:, ::7] = 2.0
+    elif kind == "ramp":
+        logits = torch.arange(V, dtype=torch.float32).repeat(5, 1) / 100
+    elif kind == "minus_infinity":
+        logits[:, 10:] = -torch.inf
+    elif kind == "one_finite":
+        logits[:] = -torch.inf
+        logits[:, 123] = 1.0
+    rows = rows_for(5, V)
+    rows["targets"][1:4] = 123 if kind == "one_finite" else 3
+    results = []
+    for name in ("cpp", "reference"):
+        with backend.use(name):
+            results.append(substitute_tokens(logits, **rows, top_k=top_k))
+    assert torch.equal(results[0].tokens, results[1].tokens)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = float64_losses(logits, rows["targets"])
+    np.testing.assert_allclose(results[0].losses.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_broken_row_shows_and_stays_alone(bad, dtype):
+    rows = rows_for(5, 50)
+    logits = make_logits(5, 50, dtype)
+    logits[2, 7] = bad
+    losses, tokens, _, _ = cpp.substitute_tokens(
+        logits, **rows, banned_ids=None, top_k=4, temperature=1.0, gradient_scale=1.0
+    )
+    assert losses.isnan().tolist() == [False, False, True, False, False]
+    assert int(tokens[2]) == int(rows["input_ids"].flatten()[2])
+    assert logits[2].isnan().any() and logits[[0, 1, 3, 4]].isfinite().all()
+
+
+def test_every_half_survives_the_round_trip():
+    """All 65,536 bit patterns of fp16 and bf16 through a one-column softmax: loss 0, p - 1 = 0."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    for dtype in (torch.float16, torch.bfloat16):
+        logits = bits.view(dtype)[:, None].clone()
+        n = len(bits)
+        result = substitute_tokens(
+            logits,
+            input_ids=torch.zeros(n, 1, dtype=torch.int64),
+            positions=torch.arange(n),
+            targets=torch.zeros(n, dtype=torch.int64),
+            example_ids=torch.arange(n),
+            rng=torch.tensor([0, 0]),
+        )
+        usable = logits[:, 0].float()
+        finite = usable.isfinite()
+        assert torch.equal(result.lse[finite], usable[finite])
+        assert result.losses[~finite & (usable != -math.inf)].isnan().all()
+
+
+def test_threads_and_repeats_give_the_same_bits():
+    logits = make_logits(64, 5000, torch.float32)
+    rows = rows_for(64, 5000)
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 5) * 5:
+            torch.set_num_threads(count)
+            work = logits.clone()
+            outputs = cpp.substitute_tokens(
+                work, **rows, banned_ids=None, top_k=8, temperature=1.0, gradient_scale=1.0
+            )
+            results.append((work, *outputs))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+def head_operands(M, H, V, dtype, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((M, H), (V, H), (V,))
+    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_masked_lm_head_gradients(dtype, tolerance, with_bias):
+    """Against autograd in float64, with another weight for every row's loss."""
+    M, H, V = 13, 24, 301
+    rows = rows_for(M, V)
+    operands = head_operands(M, H, V, dtype)
+    upstream = torch.linspace(0.1, 2.0, M)
+    with backend.use("cpp"):
+        output = masked_lm_head(*operands[:2], operands[2] if with_bias else None, **rows)
+    (output.losses * upstream).sum().backward()
+
+    exact = [operand.detach().double().requires_grad_() for operand in operands]
+    logits = exact[0] @ exact[1].t() + (exact[2] if with_bias else 0.0)
+    losses = torch.nn.functional.cross_entropy(
+        logits, rows["targets"], reduction="none", ignore_index=-100
+    )
+    (losses * upstream.double()).sum().backward()
+    np.testing.assert_allclose(
+        output.losses.detach().numpy(), losses.detach().numpy(), rtol=tolerance, atol=tolerance
+    )
+    for ours, want in zip(operands, exact, strict=True):
+        if want.grad is None:
+            assert ours.grad is None
+            continue
+        error = (ours.grad.double() - want.grad).norm() / want.grad.norm()
+        assert float(error) < tolerance
+
+
+def test_no_gradient_is_stored_without_a_need():
+    operands = head_operands(4, 8, 50, torch.float32)
+    rows = rows_for(4, 50)
+    with torch.no_grad():
+        assert masked_lm_head(*operands, **rows).losses.grad_fn is None
+    detached = [operand.detach() for operand in operands]
+    assert masked_lm_head(*detached, **rows).losses.grad_fn is None
+
+
+def test_registered_for_compilation():
+    operands = head_operands(4, 8, 50, torch.float32)
+    rows = rows_for(4, 50)
+    arguments = (*operands, *rows.values(), None, 2, 1.0, True)
+    torch.library.opcheck(torch.ops.masktuning.masked_lm_head.default, arguments)
+
+    def loss(*operands):
+        return masked_lm_head(*operands, **rows, top_k=2).losses.sum()
+
+    loss(*operands).backward()
+    eager = [operand.grad.clone() for operand in operands]
+    for operand in operands:
+        operand.grad = None
+    torch.compile(loss, fullgraph=True)(*operands).backward()
+    for operand, want in zip(operands, eager, strict=True):
+        torch.testing.assert_close(operand.grad, want)

@@ -4,6 +4,7 @@ Shapes: B examples, L tokens, M masked positions, H width, V vocabulary.
 """
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masktuning.ops import backend, cpp, masked_lm_head, substitute_tokens
-from masktuning.ops.masked_lm_head import gradient_scale
+from masktuning.ops.masked_lm_head import LOGITS_BYTES, gradient_scale
 
+# `masktuning.ops.masked_lm_head` is the function; its module goes by its name alone.
+head_module = sys.modules["masktuning.ops.masked_lm_head"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -246,6 +249,29 @@ def test_masked_lm_head_gradients(dtype, tolerance, with_bias):
             continue
         error = (ours.grad.double() - want.grad).norm() / want.grad.norm()
         assert float(error) < tolerance
+
+
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_row_chunks_change_nothing_but_memory(monkeypatch, top_k):
+    """13 rows in chunks of 5: the same tokens and text; losses and gradients to rounding."""
+    M, H, V = 13, 24, 301
+    rows = rows_for(M, V)
+    upstream = torch.linspace(0.1, 2.0, M)
+    results, made = [], []
+    for limit in (LOGITS_BYTES, 5 * V * 4):
+        monkeypatch.setattr(head_module, "LOGITS_BYTES", limit)
+        operands = head_operands(M, H, V, torch.float32)
+        output = masked_lm_head(*operands, **rows, top_k=top_k)
+        made.append(len(output.losses.grad_fn.next_functions))
+        (output.losses * upstream).sum().backward()
+        results.append((output, [operand.grad for operand in operands]))
+    assert made[1] == 3 != made[0]  # torch.cat of three chunks
+    (whole, gradients), (chunked, chunk_gradients) = results
+    assert torch.equal(whole.tokens, chunked.tokens)
+    assert torch.equal(whole.input_ids, chunked.input_ids)
+    torch.testing.assert_close(whole.losses, chunked.losses)
+    for a, b in zip(gradients, chunk_gradients, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_no_gradient_is_stored_without_a_need():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from masktuning.ops import cpp
 from masktuning.ops.token_substitution import (
@@ -19,6 +20,9 @@ from masktuning.ops.token_substitution import (
     fill_in,
     row_losses,
 )
+
+LOGITS_BYTES = 256 * 2**20
+"""Logits of more bytes than this are made a part of the rows at a time."""
 
 
 class MaskedLMOutput(NamedTuple):
@@ -59,7 +63,8 @@ def masked_lm_head(
         input_ids, positions, targets, example_ids, rng, banned_ids, top_k, temperature: as in
             `substitute_tokens`.
 
-    Differentiable in hidden, weight and bias. Under autocast both operands are cast.
+    Differentiable in hidden, weight and bias. Under autocast both operands are cast. Above
+    LOGITS_BYTES of logits the rows go in chunks, whose logits are made again for the gradient.
 
     Raises:
         ValueError: on a wrong dtype, shape or device, or a value out of range, naming the argument.
@@ -89,9 +94,48 @@ def masked_lm_head(
     check_draw(top_k, temperature)
     operands = (hidden, weight) if bias is None else (hidden, weight, bias)
     train = torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
+    M, V = hidden.shape[0], weight.shape[0]
+    chunk = max(1, LOGITS_BYTES // (V * hidden.element_size()))
+    if chunk < M:
+        return _in_chunks(chunk, hidden, weight, bias, rows, top_k, temperature, train)
     losses_M, tokens_M, filled_BL, lse_M, _ = torch.ops.masktuning.masked_lm_head(
         hidden, weight, bias, *rows, top_k, temperature, train
     )
+    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M)
+
+
+def _in_chunks(
+    chunk: int,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None],
+    top_k: int,
+    temperature: float,
+    train: bool,
+) -> MaskedLMOutput:
+    """The head on `chunk` rows at a time; their logits are made again in the backward pass."""
+    filled_BL, positions, targets, *rest = rows
+    parts = []
+    for start in range(0, hidden.shape[0], chunk):
+        part = slice(start, start + chunk)
+        losses, tokens, filled_BL, lse, _ = checkpoint(
+            torch.ops.masktuning.masked_lm_head,
+            hidden[part],
+            weight,
+            bias,
+            filled_BL,
+            positions[part],
+            targets[part],
+            *rest,
+            top_k,
+            temperature,
+            train,
+            use_reentrant=False,
+            preserve_rng_state=False,  # every draw is a counter's
+        )
+        parts.append((losses, tokens, lse))
+    losses_M, tokens_M, lse_M = (torch.cat(column) for column in zip(*parts, strict=True))
     return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M)
 
 

@@ -190,4 +190,6 @@ def test_auto_says_once_that_it_settled_for_less(monkeypatch):
     with pytest.warns(RuntimeWarning, match=r"runs on the PyTorch reference: cpp: masktuning_C"):
         assert backend.choose("sample_masks", torch.device("cpu")) == "reference"
     assert backend.choose("sample_masks", torch.device("cpu")) == "reference"  # no second warning
+    with pytest.warns(RuntimeWarning, match="dual_cross_entropy on cuda runs on the PyTorch ref"):
+        assert backend.choose("dual_cross_entropy", torch.device("cuda")) == "reference"
     backend._warn_once.cache_clear()

@@ -26,12 +26,13 @@ NAMES = ("reference", "cpp", "cuda", "triton")
 ENVIRONMENT = "MASKTUNING_BACKEND"
 _ABI = 2  # of masktuning_C; raised together with kAbi in csrc/bindings.cpp
 
-# The back ends of each op by device type, fastest first. The reference runs everywhere.
-IMPLEMENTED: dict[str, dict[str, tuple[str, ...]]] = {
-    "sample_masks": {"cpu": ("cpp",)},
-    "substitute_tokens": {"cpu": ("cpp",)},
-    "masked_lm_head": {"cpu": ("cpp",)},
-    "dual_cross_entropy": {"cpu": ("cpp",)},
+# What each op should run on, by device type, fastest first. The reference runs everywhere.
+_EVERYWHERE = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}
+PREFERRED: dict[str, dict[str, tuple[str, ...]]] = {
+    "sample_masks": _EVERYWHERE,
+    "substitute_tokens": _EVERYWHERE,
+    "masked_lm_head": _EVERYWHERE,
+    "dual_cross_entropy": _EVERYWHERE,
 }
 
 _forced: ContextVar[str | None] = ContextVar("masktuning_backend", default=None)
@@ -113,7 +114,7 @@ def choose(op: str, device: torch.device) -> str:
         BackendError: if the one forced by `use` or the environment is not available here.
     """
     forced = _forced.get() or os.environ.get(ENVIRONMENT, "auto")
-    candidates = IMPLEMENTED[op].get(device.type, ())
+    candidates = PREFERRED[op].get(device.type, ())
     if forced != "auto":
         return forced if check(forced) in candidates else "reference"
     for name in candidates:
@@ -156,6 +157,6 @@ def describe() -> list[dict[str, Any]]:
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return [
         {"op": op, "device": device, "backend": choose(op, torch.device(device))}
-        for op in IMPLEMENTED
+        for op in PREFERRED
         for device in devices
     ]

@@ -12,6 +12,13 @@ from hypothesis import strategies as st
 from masktuning.ops import backend, dual_cross_entropy
 
 
+@pytest.fixture(autouse=True, scope="module", params=["reference", "cpp"])
+def _back_end(request):
+    """Every test here holds on both; `auto` would leave the reference untested."""
+    with backend.use(request.param):
+        yield
+
+
 def expected_terms(losses, logits, labels, denominators, smoothing):
     """alpha's two terms by the definition: sums of row losses over the given denominators."""
     x = np.asarray(logits, dtype=np.float64)

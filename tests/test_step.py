@@ -19,8 +19,16 @@ from masktuning.collator import MaskTuningCollator
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.step import StepContext
 from masktuning.objective import perturbation_from
+from masktuning.ops import backend
 
 SEED, VISIT = 77, 3
+
+
+@pytest.fixture(autouse=True, scope="module", params=["reference", "cpp"])
+def _back_end(request):
+    """Every test here holds on both; `auto` would leave the reference untested."""
+    with backend.use(request.param):
+        yield
 
 
 def make_batch(count=6, pair=False):

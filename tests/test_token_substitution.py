@@ -13,10 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from masktuning.ops import masked_lm_head, masked_lm_head_from_logits, substitute_tokens
+from masktuning.ops import (
+    backend,
+    masked_lm_head,
+    masked_lm_head_from_logits,
+    substitute_tokens,
+)
 
 B, L = 3, 10
 SEED, VISIT = 12345678901, 2
+
+
+@pytest.fixture(autouse=True, scope="module", params=["reference", "cpp"])
+def _back_end(request):
+    """Every test here holds on both; `auto` would leave the reference untested."""
+    with backend.use(request.param):
+        yield
 
 
 def rows_for(M, V, seed):

@@ -183,7 +183,7 @@ def test_options_set_after_construction_count(tmp_path):
 
     def norms(alpha):
         trainer = MaskTuningTrainer(
-            model_init=lambda: tiny_model("bert").classifier.__class__.from_pretrained(name),
+            model_init=lambda: AutoModelForSequenceClassification.from_pretrained(name),
             args=arguments(tmp_path / "run", max_steps=1),
             train_dataset=Dataset.from_list(examples(8, 1)),
             processing_class=tiny_tokenizer(),

@@ -12,6 +12,7 @@ sets:
     label_names: {"0": negative, "1": positive}
     file: sst2/train.tsv            # under --data_dir
     quoting: none                   # csv (default) or none
+    strip_breaks: true              # <br /> in the texts becomes a space
     hub: {id: ..., config: ..., split: ..., revision: ...}
     home: where the authors publish it
     generated: train                # of masktuning.demo instead of file and hub

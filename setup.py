@@ -16,9 +16,9 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "masktuning_C",
-            sorted(glob("csrc/*.cpp")),
+            sorted(glob("csrc/**/*.cpp", recursive=True)),
             include_dirs=["csrc"],
-            depends=sorted(glob("csrc/*.h")),
+            depends=sorted(glob("csrc/**/*.h", recursive=True)),
             cxx_std=17,
             # -ffp-contract=off: the substitution draw must round as PyTorch does, on every CPU.
             extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread"],

@@ -1,9 +1,11 @@
 // The module masktuning_C: data_ptr() integers and sizes in, no torch type anywhere, so that one
 // build serves every torch. Argument checks that need dtypes and devices are in masktuning/ops.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
 
+#include "cuda/launcher.h"
 #include "dual_cross_entropy.h"
 #include "mask_sampling.h"
 #include "multiversion.h"
@@ -17,7 +19,7 @@ namespace {
 
 // Raised by one with every change of a signature below; masktuning/ops/backend.py names the number
 // that it was written for.
-constexpr int kAbi = 2;
+constexpr int kAbi = 3;
 
 template <typename T>
 T* pointer(uintptr_t address) {
@@ -92,6 +94,18 @@ py::tuple philox(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
   return py::make_tuple(words.w0, words.w1, words.w2, words.w3);
 }
 
+py::tuple compile_with_nvrtc(const std::string& library, const std::string& name,
+                             const std::string& source,
+                             const std::map<std::string, std::string>& headers,
+                             const std::string& arch) {
+  Compiled compiled;
+  {
+    py::gil_scoped_release release;
+    compiled = nvrtc_compile(library, name, source, headers, arch);
+  }
+  return py::make_tuple(py::bytes(compiled.cubin), compiled.ptx, compiled.log);
+}
+
 py::dict build_info() {
   py::dict info;
 #if defined(__VERSION__)
@@ -113,4 +127,8 @@ PYBIND11_MODULE(masktuning_C, module) {
   module.def("sample_masks_threshold", &sample_masks_by_threshold);
   module.def("substitute_tokens", &substitute);
   module.def("dual_cross_entropy", &dual);
+  module.def("nvrtc_compile", &compile_with_nvrtc);
+  module.def("cuda_load", &cuda_load, py::call_guard<py::gil_scoped_release>());
+  module.def("cuda_function", &cuda_function);
+  module.def("cuda_launch", &cuda_launch);
 }

@@ -10,21 +10,25 @@ is an error. An op that a back end does not implement runs on the reference.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from masktuning.ops import cpp, cuda, cuda_images, triton
+from masktuning.ops.native import extension
 
 NAMES = ("reference", "cpp", "cuda", "triton")
 ENVIRONMENT = "MASKTUNING_BACKEND"
-_ABI = 2  # of masktuning_C; raised together with kAbi in csrc/bindings.cpp
+CUDA_SWITCH = "MASKTUNING_CUDA"  # 0 leaves the CUDA kernels out
 
 # What each op should run on, by device type, fastest first. The reference runs everywhere.
 _EVERYWHERE = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}
@@ -35,6 +39,9 @@ PREFERRED: dict[str, dict[str, tuple[str, ...]]] = {
     "dual_cross_entropy": _EVERYWHERE,
 }
 
+_MODULES = {"cpp": cpp, "cuda": cuda, "triton": triton}
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
 _forced: ContextVar[str | None] = ContextVar("masktuning_backend", default=None)
 
 
@@ -43,37 +50,30 @@ class BackendError(ValueError):
 
 
 @cache
-def extension() -> ModuleType | None:
-    """The compiled module masktuning_C, or None where it is missing or of another version."""
-    try:
-        module = importlib.import_module("masktuning_C")
-    except ModuleNotFoundError:
-        return None
-    if module.ABI != _ABI:
-        warnings.warn(
-            f"masktuning_C has ABI {module.ABI}, this masktuning needs {_ABI}: rebuild it with "
-            "`pip install .`; until then the PyTorch reference runs in its place",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-    return module
-
-
-@cache
 def available() -> Mapping[str, str]:
     """Every back end with why it is not usable here; an empty reason means it is."""
     missing_cpp = "" if extension() else "masktuning_C is not built: run `pip install .`"
-    gpu = torch.cuda.is_available()
-    missing_gpu = "" if gpu else "torch sees no CUDA device"
+    missing_gpu = "" if torch.cuda.is_available() else "torch sees no CUDA device"
+    no_triton = "" if importlib.util.find_spec("triton") else "triton is not installed"
     return MappingProxyType(
         {
             "reference": "",
             "cpp": missing_cpp,
-            "cuda": missing_gpu or "this version has no CUDA kernels",
-            "triton": missing_gpu or "this version has no Triton kernels",
+            "cuda": missing_gpu or missing_cpp or _missing_cuda(),
+            "triton": missing_gpu or no_triton,
         }
     )
+
+
+def _missing_cuda() -> str:
+    """Loads the CUDA kernels on the current GPU; why that cannot be, or ""."""
+    if os.environ.get(CUDA_SWITCH) == "0":
+        return f"{CUDA_SWITCH}=0 leaves it out"
+    try:
+        cuda.load(torch.cuda.current_device())
+    except (cuda_images.ImageError, RuntimeError) as error:
+        return str(error)
+    return ""
 
 
 def check(name: str) -> str:
@@ -123,6 +123,16 @@ def choose(op: str, device: torch.device) -> str:
     if candidates:
         _warn_once(op, device.type, candidates[0])
     return "reference"
+
+
+def kernels_for(op: str, tensor: Tensor) -> Any:
+    """The module of kernels (ops.cpp, ops.cuda or ops.triton) that `op` runs on for this tensor.
+
+    None means the reference: chosen, or because a float tensor is one that only it takes (float64).
+    """
+    if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+        return None
+    return _MODULES.get(choose(op, tensor.device))
 
 
 @cache

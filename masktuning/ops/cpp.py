@@ -5,21 +5,15 @@ Arguments are checked already; shapes and meanings are those of the op of the sa
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from masktuning.ops import backend
 from masktuning.ops.draw import draw_scale
+from masktuning.ops.native import address, contiguous, module
 
+ADDS_BIAS = False  # the matrix product of the CPU adds it
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What the row kernel reads, in the order of csrc/token_substitution.h."""
-
-
-def takes(op: str, logits: Tensor) -> bool:
-    """Whether `op` runs here for these logits; float64 is the reference's alone."""
-    return logits.dtype in DTYPES and backend.choose(op, logits.device) == "cpp"
 
 
 def sample_masks(
@@ -34,14 +28,14 @@ def sample_masks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The masked ids [B, L], positions [M] and targets [M]."""
     outputs = _masked_outputs(input_ids, num_masked)
-    held = _contiguous(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
-    _module().sample_masks(
-        *map(_address, held),
+    held = contiguous(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
+    module().sample_masks(
+        *map(address, held),
         0 if replacement_ids is None else replacement_ids.shape[0],
         *input_ids.shape,
         num_masked,
         mask_token_id,
-        *map(_address, outputs),
+        *map(address, outputs),
         torch.get_num_threads(),
     )
     return outputs
@@ -57,13 +51,13 @@ def sample_masks_threshold(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The masked ids [B, L], positions [M] and targets [M], M as many as were drawn."""
     outputs = _masked_outputs(input_ids, input_ids.numel())
-    held = _contiguous(input_ids, thresholds, example_ids, rng, replacement_ids)
-    M = _module().sample_masks_threshold(
-        *map(_address, held),
+    held = contiguous(input_ids, thresholds, example_ids, rng, replacement_ids)
+    M = module().sample_masks_threshold(
+        *map(address, held),
         0 if replacement_ids is None else replacement_ids.shape[0],
         *input_ids.shape,
         mask_token_id,
-        *map(_address, outputs),
+        *map(address, outputs),
         torch.get_num_threads(),
     )
     return outputs[0], outputs[1][:M].clone(), outputs[2][:M].clone()
@@ -91,20 +85,20 @@ def substitute_tokens(
     lse_M = torch.empty_like(losses_M)
     tokens_M = torch.empty(M, dtype=torch.int64)
     filled_BL = input_ids.clone(memory_format=torch.contiguous_format)
-    held = _contiguous(positions, targets, example_ids, rng, banned_ids)
-    _module().substitute_tokens(
+    held = contiguous(positions, targets, example_ids, rng, banned_ids)
+    module().substitute_tokens(
         logits.data_ptr(),
         DTYPES.index(logits.dtype),
         M,
         V,
         logits.stride(0),
-        *map(_address, held),
+        *map(address, held),
         0 if banned_ids is None else banned_ids.shape[0],
         input_ids.shape[1],
         min(top_k, V),
         draw_scale(temperature),
         gradient_scale,
-        *map(_address, (losses_M, tokens_M, filled_BL, lse_M)),
+        *map(address, (losses_M, tokens_M, filled_BL, lse_M)),
         torch.get_num_threads(),
     )
     return losses_M, tokens_M, filled_BL, lse_M
@@ -121,17 +115,17 @@ def dual_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """{loss, mlm, classification} [3], and the classification term's gradient [B, C]."""
     terms = torch.empty(3, dtype=torch.float32)
-    held = _contiguous(losses, logits.float(), labels, denominators.float())
+    held = contiguous(losses, logits.float(), labels, denominators.float())
     gradient_BC = torch.empty(logits.shape, dtype=torch.float32)
-    _module().dual_cross_entropy(
-        *map(_address, held),
+    module().dual_cross_entropy(
+        *map(address, held),
         losses.shape[0],
         *logits.shape,
         alpha,
         label_smoothing,
         ignore_index,
-        _address(terms),
-        _address(gradient_BC),
+        address(terms),
+        address(gradient_BC),
     )
     return terms, gradient_BC
 
@@ -139,18 +133,3 @@ def dual_cross_entropy(
 def _masked_outputs(input_ids: Tensor, M: int) -> tuple[Tensor, Tensor, Tensor]:
     shown_BL = torch.empty_like(input_ids, memory_format=torch.contiguous_format)
     return shown_BL, input_ids.new_empty(M), input_ids.new_empty(M)
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    # The caller must hold the list while the kernel runs: nothing else owns a copy.
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _module() -> Any:
-    module = backend.extension()
-    assert module is not None  # or the op would not have chosen this back end
-    return module

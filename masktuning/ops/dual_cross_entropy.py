@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from masktuning.ops import cpp
+from masktuning.ops import backend
 from masktuning.ops.checks import check_tensor
 from masktuning.ops.mask_sampling import IGNORE_INDEX
 
@@ -61,7 +61,7 @@ def dual_cross_entropy(
         return alpha * mlm + (1 - alpha) * classification
     """
     _check(losses, logits, labels, denominators, alpha, label_smoothing, ignore_index)
-    if losses.dtype == torch.float32 and cpp.takes("dual_cross_entropy", logits):
+    if losses.dtype == torch.float32 and backend.kernels_for("dual_cross_entropy", logits):
         terms, _ = torch.ops.masktuning.dual_cross_entropy(
             losses, logits, labels, denominators, alpha, label_smoothing, ignore_index
         )
@@ -114,7 +114,25 @@ _LIBRARY.define(
     "dual_cross_entropy(Tensor losses, Tensor logits, Tensor labels, Tensor denominators, "
     "float alpha, float label_smoothing, int ignore_index) -> (Tensor, Tensor)"
 )
-_LIBRARY.impl("dual_cross_entropy", cpp.dual_cross_entropy, "CPU")
+
+
+def _forward(
+    losses: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    denominators: Tensor,
+    alpha: float,
+    label_smoothing: float,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    kernels = backend.kernels_for("dual_cross_entropy", logits)
+    return kernels.dual_cross_entropy(
+        losses, logits, labels, denominators, alpha, label_smoothing, ignore_index
+    )
+
+
+for _device in ("CPU", "CUDA"):
+    _LIBRARY.impl("dual_cross_entropy", _forward, _device)
 
 
 @torch.library.register_fake("masktuning::dual_cross_entropy", lib=_LIBRARY)

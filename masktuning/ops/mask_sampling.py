@@ -192,9 +192,9 @@ def _sample_masks(
     replacement_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     arguments = (input_ids, maskable, example_ids, offsets, rng)
-    if backend.choose("sample_masks", input_ids.device) != "cpp":
-        return sample_masks_reference(*arguments, num_masked, mask_token_id, replacement_ids)
-    return cpp.sample_masks(*arguments, num_masked, mask_token_id, replacement_ids)
+    kernels = backend.kernels_for("sample_masks", input_ids)
+    call = kernels.sample_masks if kernels else sample_masks_reference
+    return call(*arguments, num_masked, mask_token_id, replacement_ids)
 
 
 def _check(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from masktuning.ops import cpp
+from masktuning.ops import backend
 from masktuning.ops.token_substitution import (
     check_draw,
     check_rows,
@@ -88,7 +88,8 @@ def masked_lm_head(
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    if not cpp.takes("masked_lm_head", hidden) or weight.dtype != hidden.dtype:
+    kernels = backend.kernels_for("masked_lm_head", hidden)
+    if kernels is None or weight.dtype != hidden.dtype:
         return masked_lm_head_from_logits(F.linear(hidden, weight, bias), *rows, top_k, temperature)
     check_rows(*rows, hidden.shape[0], weight.shape[0], hidden.device)
     check_draw(top_k, temperature)
@@ -204,13 +205,15 @@ def _forward(
     M, V = hidden.shape[0], weight.shape[0]
     # Rows start at multiples of 64 elements: aligned loads whatever the vocabulary's size.
     logits_MV = hidden.new_empty(M, -(-V // 64) * 64)[:, :V]
-    if bias is None:
+    kernels = backend.kernels_for("masked_lm_head", hidden)
+    late = {"bias": bias} if bias is not None and kernels.ADDS_BIAS else {}
+    if bias is None or late:
         torch.mm(hidden, weight.t(), out=logits_MV)
     else:
         torch.addmm(bias, hidden, weight.t(), out=logits_MV)
     rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
     scale = gradient_scale(hidden.dtype) if train else 0.0
-    outputs = cpp.substitute_tokens(logits_MV, *rows, top_k, temperature, scale)
+    outputs = kernels.substitute_tokens(logits_MV, *rows, top_k, temperature, scale, **late)
     return *outputs, logits_MV if train else hidden.new_empty(0, V)
 
 
@@ -220,7 +223,8 @@ _LIBRARY.define(
     "Tensor positions, Tensor targets, Tensor example_ids, Tensor rng, Tensor? banned_ids, "
     "int top_k, float temperature, bool train) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
-_LIBRARY.impl("masked_lm_head", _forward, "CPU")
+for _device in ("CPU", "CUDA"):
+    _LIBRARY.impl("masked_lm_head", _forward, _device)
 
 
 @torch.library.register_fake("masktuning::masked_lm_head", lib=_LIBRARY)

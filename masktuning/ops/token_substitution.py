@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from masktuning.ops import cpp
+from masktuning.ops import backend
 from masktuning.ops.checks import check_tensor
 from masktuning.ops.draw import draw_among, largest
 from masktuning.ops.mask_sampling import IGNORE_INDEX
@@ -75,10 +75,10 @@ def substitute_tokens(
     check_substitution(
         logits, input_ids, positions, targets, example_ids, rng, banned_ids, top_k, temperature
     )
-    if cpp.takes("substitute_tokens", logits):
+    if kernels := backend.kernels_for("substitute_tokens", logits):
         rows = logits if logits.stride(1) == 1 else logits.contiguous()
         arguments = (rows, input_ids, positions, targets, example_ids, rng, banned_ids)
-        losses_M, tokens_M, filled_BL, lse_M = cpp.substitute_tokens(
+        losses_M, tokens_M, filled_BL, lse_M = kernels.substitute_tokens(
             *arguments, top_k, temperature, gradient_scale=0.0
         )
         return SubstitutedTokens(losses_M, tokens_M, filled_BL, lse_M)

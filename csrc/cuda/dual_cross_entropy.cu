@@ -1,0 +1,93 @@
+// dual_cross_entropy on a GPU: one block, every sum in a fixed order.
+// Shapes: B examples, C classes, M masked positions.
+#include "row_tile.cuh"
+
+namespace masktuning {
+
+constexpr int kThreads = 256;
+
+// Filled by masktuning/ops/cuda.py, in this order.
+struct DualArguments {
+  const float* losses_M;
+  const void* logits_BC;
+  const i64* labels_B;
+  const float* denominators_2;
+  float *terms_3, *gradient_BC;
+  i64 M, B, C, ignore_index;
+  double alpha, label_smoothing;
+};
+
+// The sum over the block, the same tree every time; thread 0 has it.
+__device__ __forceinline__ double block_sum(double value, double* shared) {
+  const int t = threadIdx.x;
+  shared[t] = value;
+  __syncthreads();
+  for (int width = kThreads / 2; width > 0; width /= 2) {
+    if (t < width) shared[t] += shared[t + width];
+    __syncthreads();
+  }
+  return shared[0];
+}
+
+// Loss of example b, and its gradient divided by the number of labels.
+template <typename T>
+__device__ __forceinline__ double example(const DualArguments& a, i64 b, float row_scale) {
+  const T* x = static_cast<const T*>(a.logits_BC) + b * a.C;
+  float* gradient = a.gradient_BC + b * a.C;
+  const i64 label = a.labels_B[b];
+  const bool ignored = label == a.ignore_index, bad = label < 0 || label >= a.C;
+  if (ignored || bad) {  // a label outside the classes shows as NaN
+    for (i64 c = 0; c < a.C; ++c) gradient[c] = ignored ? 0.0f : MT_NAN;
+    return ignored ? 0.0 : (double)MT_NAN;
+  }
+  float max = -MT_INFINITY;
+  for (i64 c = 0; c < a.C; ++c) max = fmaxf(max, Packing<T>::load(x + c));
+  float sum = 0.0f;
+  double shifted = 0.0;
+  for (i64 c = 0; c < a.C; ++c) {
+    const float d = Packing<T>::load(x + c) - max;
+    sum += expf(d);
+    shifted += d;
+  }
+  const float log_sum = logf(sum), smoothing = (float)a.label_smoothing;
+  for (i64 c = 0; c < a.C; ++c) {
+    // Smoothed target: (1 - s) on the label and s / C on every class.
+    const float wanted = __fdividef(smoothing, (float)a.C) + (c == label ? 1.0f - smoothing : 0.0f);
+    gradient[c] = (__fdividef(expf(Packing<T>::load(x + c) - max), sum) - wanted) * row_scale;
+  }
+  const double of_label = (double)log_sum - (Packing<T>::load(x + label) - max);
+  return (1.0 - a.label_smoothing) * of_label +
+         a.label_smoothing * (log_sum - __fdividef((float)shifted, (float)a.C));
+}
+
+template <typename T>
+__device__ __forceinline__ void dual(const DualArguments& a) {
+  __shared__ double shared[kThreads];
+  const float masked = a.denominators_2[0], labels = a.denominators_2[1];
+  double mlm = 0.0, classification = 0.0;
+  for (i64 m = threadIdx.x; m < a.M; m += kThreads) mlm += a.losses_M[m];
+  for (i64 b = threadIdx.x; b < a.B; b += kThreads) {
+    classification += example<T>(a, b, labels > 0.0f ? __fdividef(1.0f, labels) : 0.0f);
+  }
+  mlm = block_sum(mlm, shared);
+  __syncthreads();
+  classification = block_sum(classification, shared);
+  if (threadIdx.x != 0) return;
+  // The fast division, here and above: an exact one is a call, for which registers spill.
+  mlm = masked > 0.0f ? __fdividef((float)mlm, masked) : mlm * 0.0;
+  classification = labels > 0.0f ? __fdividef((float)classification, labels) : classification * 0.0;
+  a.terms_3[0] = (float)(a.alpha * mlm + (1.0 - a.alpha) * classification);
+  a.terms_3[1] = (float)mlm;
+  a.terms_3[2] = (float)classification;
+}
+
+}  // namespace masktuning
+
+#define MT_DUAL(NAME, T)                                                          \
+  extern "C" __global__ __launch_bounds__(256) void dual_cross_entropy_##NAME(    \
+      masktuning::DualArguments a) {                                              \
+    masktuning::dual<T>(a);                                                       \
+  }
+MT_DUAL(float32, float)
+MT_DUAL(float16, masktuning::Half)
+MT_DUAL(bfloat16, masktuning::BFloat16)

@@ -1,0 +1,174 @@
+// A row of logits, or a slice of one, held in the registers of a block.
+//
+// Every 16-byte vector that lies wholly within the row, whatever its alignment, is read and written
+// as one access; what remains at the two ends, less than 32 bytes in all, is one element a thread.
+//
+// Shapes: V vocabulary.
+#pragma once
+
+#include "device.cuh"
+
+namespace masktuning {
+
+// How elements of type T lie in a 16-byte vector.
+template <typename T>
+struct Packing;
+
+template <>
+struct Packing<float> {
+  static constexpr u32 kMinusInfinity = 0xff800000u;
+  static __device__ __forceinline__ float get(const u32* words, int e) {
+    return __uint_as_float(words[e]);
+  }
+  static __device__ __forceinline__ u32 word(const float* x, int w) { return __float_as_uint(x[w]); }
+  static __device__ __forceinline__ float load(const float* x) { return *x; }
+  static __device__ __forceinline__ void store(float* x, float value) { *x = value; }
+};
+
+template <>
+struct Packing<Half> {
+  static constexpr u32 kMinusInfinity = 0xfc00fc00u;
+  static __device__ __forceinline__ float get(const u32* words, int e) {
+    return half_to_float((e & 1) ? words[e / 2] >> 16 : words[e / 2] & 0xffffu);
+  }
+  static __device__ __forceinline__ u32 word(const float* x, int w) {
+    return pack_half2(x[2 * w], x[2 * w + 1]);
+  }
+  static __device__ __forceinline__ float load(const Half* x) { return half_to_float(x->bits); }
+  static __device__ __forceinline__ void store(Half* x, float value) {
+    x->bits = (u16)pack_half2(value, 0.0f);
+  }
+};
+
+template <>
+struct Packing<BFloat16> {
+  static constexpr u32 kMinusInfinity = 0xff80ff80u;
+  static __device__ __forceinline__ float get(const u32* words, int e) {
+    return __uint_as_float((e & 1) ? words[e / 2] & 0xffff0000u : words[e / 2] << 16);
+  }
+  static __device__ __forceinline__ u32 word(const float* x, int w) {
+    return pack_bfloat2(x[2 * w], x[2 * w + 1]);
+  }
+  static __device__ __forceinline__ float load(const BFloat16* x) {
+    return __uint_as_float((u32)x->bits << 16);
+  }
+  static __device__ __forceinline__ void store(BFloat16* x, float value) {
+    x->bits = (u16)pack_bfloat2(value, 0.0f);
+  }
+};
+
+template <typename T, int THREADS, int VECTORS>
+struct RowTile {
+  typedef Packing<T> P;
+  static constexpr int kVectors = VECTORS;
+  static constexpr int kElements = 16 / sizeof(T);  // of a vector
+  static_assert(2 * (kElements - 1) <= THREADS, "one thread an element at the row's ends");
+
+  T* row;
+  const T* bias;
+  int length, head, vectors;    // elements before the first vector, and whole vectors
+  u32 words[VECTORS][4];        // vector i of this thread is vector i * THREADS + thread of the row
+  float edge;                   // this thread's element at the row's ends; -inf for none
+
+  // Reads row[0, length); a bias of V values must begin at the same alignment as the row.
+  __device__ __forceinline__ RowTile(T* row_, int length_, const T* bias_)
+      : row(row_), bias(bias_), length(length_) {
+    const int offset = (int)((u64)row & 15u) / (int)sizeof(T);
+    head = offset == 0 ? 0 : kElements - offset;
+    if (head > length) head = length;
+    vectors = (length - head) / kElements;
+    const uint4* source = reinterpret_cast<const uint4*>(row + head);
+#pragma unroll
+    for (int i = 0; i < VECTORS; ++i) {
+      const int v = i * THREADS + (int)threadIdx.x;
+      uint4 q = make_uint4(P::kMinusInfinity, P::kMinusInfinity, P::kMinusInfinity, P::kMinusInfinity);
+      if (v < vectors) q = source[v];
+      words[i][0] = q.x;
+      words[i][1] = q.y;
+      words[i][2] = q.z;
+      words[i][3] = q.w;
+      if (bias != nullptr && v < vectors) add_bias(i, v);
+    }
+    const int index = edge_index();
+    edge = index < 0 ? -MT_INFINITY : P::load(row + index);
+    if (bias != nullptr && index >= 0) edge = rounded(edge + P::load(bias + index));
+  }
+
+  // The element at an end of the row that is this thread's, or -1.
+  __device__ __forceinline__ int edge_index() const {
+    const int t = threadIdx.x, middle = vectors * kElements;
+    return t < length - middle ? (t < head ? t : t + middle) : -1;
+  }
+
+  __device__ __forceinline__ float at(int i, int e) const { return P::get(words[i], e); }
+
+  // The thread that holds element `index` of the row.
+  __device__ __forceinline__ int owner(int index) const {
+    const int middle = vectors * kElements;
+    if (index < head) return index;
+    return index < head + middle ? (index - head) / kElements % THREADS : index - middle;
+  }
+
+  __device__ __forceinline__ bool contains(i64 index) const { return index >= 0 && index < length; }
+
+  // Element `index` as its owner has it; read from memory, so before any replace().
+  __device__ __forceinline__ float element(i64 index) const {
+    const float x = P::load(row + index);
+    return bias == nullptr ? x : rounded(x + P::load(bias + index));
+  }
+
+  // The largest element of this thread.
+  __device__ __forceinline__ float maximum() const {
+    float largest = edge;
+#pragma unroll
+    for (int i = 0; i < VECTORS; ++i) {
+#pragma unroll
+      for (int e = 0; e < kElements; ++e) largest = fmaxf(largest, at(i, e));
+    }
+    return largest;
+  }
+
+  // In each sweep of the row: its words stay in registers, its unpacked floats would not fit.
+  __device__ __forceinline__ void forget_floats(int i) {
+#pragma unroll
+    for (int w = 0; w < 4; ++w) forget(words[i][w]);
+  }
+
+  // Writes f(element) in each element's place.
+  template <typename F>
+  __device__ __forceinline__ void replace(F f) {
+    uint4* target = reinterpret_cast<uint4*>(row + head);
+#pragma unroll
+    for (int i = 0; i < VECTORS; ++i) {
+      const int v = i * THREADS + (int)threadIdx.x;
+      if (v >= vectors) break;
+      forget_floats(i);
+      float x[kElements];
+#pragma unroll
+      for (int e = 0; e < kElements; ++e) x[e] = f(at(i, e));
+      target[v] = make_uint4(P::word(x, 0), P::word(x, 1), P::word(x, 2), P::word(x, 3));
+    }
+    const int index = edge_index();
+    if (index >= 0) P::store(row + index, f(edge));
+  }
+
+ private:
+  // Logits plus bias, rounded to T as a matrix product with a bias would be.
+  __device__ __forceinline__ void add_bias(int i, int v) {
+    const uint4 q = reinterpret_cast<const uint4*>(bias + head)[v];
+    const u32 b[4] = {q.x, q.y, q.z, q.w};
+    float x[kElements];
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) x[e] = at(i, e) + P::get(b, e);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) words[i][w] = P::word(x, w);
+  }
+
+  static __device__ __forceinline__ float rounded(float value) {
+    const float x[2] = {value, 0.0f};
+    const u32 word = P::word(x, 0);
+    return P::get(&word, 0);
+  }
+};
+
+}  // namespace masktuning

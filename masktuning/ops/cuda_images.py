@@ -1,0 +1,162 @@
+"""From CUDA source to loaded kernels: a packaged image, a cached one, or NVRTC's.
+
+An image (cubin) belongs to an op's source and an architecture. Those that the build made with nvcc
+lie in the package; what NVRTC, which every CUDA build of torch brings, compiles here is kept in
+~/.cache/masktuning (or $XDG_CACHE_HOME/masktuning) under the hash of the source, with a digest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from masktuning.ops import native
+
+OPS = ("mask_sampling", "token_substitution", "dual_cross_entropy")
+_DIGEST = hashlib.sha256().digest_size
+
+
+class ImageError(RuntimeError):
+    """There is no usable image of the kernels for a GPU, and why."""
+
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_CUBINS = _PACKAGE / "cubins"
+
+
+@cache
+def sources() -> tuple[dict[str, str], dict[str, str]]:
+    """The text of each op's .cu file, and of the headers by the names that they are included by."""
+    root = _PACKAGE / "csrc"
+    if not root.is_dir():  # in a checkout it lies beside the package
+        root = _PACKAGE.parent / "csrc"
+    headers = [root / "philox.h", *sorted((root / "cuda").glob("*.cuh"))]
+    return (
+        {op: (root / "cuda" / f"{op}.cu").read_text(encoding="utf-8") for op in OPS},
+        {path.name: path.read_text(encoding="utf-8") for path in headers},
+    )
+
+
+def source_hash(op: str) -> str:
+    """16 hexadecimal digits that change with the source of `op` or any header."""
+    code, headers = sources()
+    text = "\0".join([code[op], *(f"{name}\0{headers[name]}" for name in sorted(headers))])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where images that were compiled here are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "masktuning"
+
+
+def packaged_image(op: str, arch: str) -> bytes | None:
+    """The image that came with the package and runs on `arch`: its own, or an earlier minor's."""
+    major, minor = int(arch[3:-1]), int(arch[-1])
+    for older in range(minor, -1, -1):
+        path = _CUBINS / f"{op}-{source_hash(op)}-sm_{major}{older}.cubin"
+        if path.is_file():
+            return path.read_bytes()
+    return None
+
+
+def cached_image(op: str, arch: str) -> bytes | None:
+    """The image that was compiled here before; None where there is none or its digest is wrong."""
+    path = _cache_path(op, arch)
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    digest, image = content[:_DIGEST], content[_DIGEST:]
+    return image if hashlib.sha256(image).digest() == digest else None
+
+
+def compile_image(op: str, arch: str) -> bytes:
+    """Compiles `op` for `arch` with NVRTC and keeps the image.
+
+    Raises:
+        ImageError: if there is no NVRTC, or it cannot compile for `arch`.
+    """
+    library = nvrtc_library()
+    if library is None:
+        raise ImageError("no image for this GPU in the package, and no NVRTC to compile one")
+    code, headers = sources()
+    try:
+        image, _, _ = native.module().nvrtc_compile(library, f"{op}.cu", code[op], headers, arch)
+    except RuntimeError as error:
+        raise ImageError(str(error)) from error
+    _keep(_cache_path(op, arch), hashlib.sha256(image).digest() + image)
+    return image
+
+
+@cache
+def nvrtc_library() -> str | None:
+    """The NVRTC that this torch brings, or another that is installed; None for none."""
+    own = (torch.version.cuda or "").split(".")[0]
+    majors = sorted(("12", "13"), key=lambda major: major != own)
+    spec = importlib.util.find_spec("nvidia")
+    folders = [Path(path) for path in (spec and spec.submodule_search_locations) or ()]
+    for major in majors:
+        for folder in folders:
+            for home in ("cuda_nvrtc", f"cu{major}"):
+                path = folder / home / "lib" / f"libnvrtc.so.{major}"
+                if path.is_file():
+                    return str(path)
+    return next((name for major in majors if _loads(name := f"libnvrtc.so.{major}")), None)
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def load(device: int, arch: str, kernels: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """The driver's handle of every kernel, loaded on `device`; `kernels` lists them by op.
+
+    Raises:
+        ImageError: if there is no image for `arch` and none can be compiled.
+    """
+    handles: dict[str, int] = {}
+    for op, names in kernels.items():
+        image = packaged_image(op, arch) or cached_image(op, arch)
+        module = _loaded(device, image) if image else None
+        if module is None:  # none is there, or one that the driver refuses
+            module = _loaded(device, compile_image(op, arch))
+        if module is None:
+            raise ImageError(f"the driver refuses the image of {op} for {arch}")
+        for name in names:
+            handles[name] = native.module().cuda_function(device, module, name)
+    return handles
+
+
+def _loaded(device: int, image: bytes) -> int | None:
+    try:
+        return native.module().cuda_load(device, image)
+    except RuntimeError:
+        return None
+
+
+def _cache_path(op: str, arch: str) -> Path:
+    return cache_folder() / f"{op}-{source_hash(op)}-{arch}.cubin"
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Written whole, then renamed: another process never sees a part. A full disk is no error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(content)
+        os.replace(file.name, path)
+    except OSError as error:
+        warnings.warn(f"the compiled kernels are not kept: {error}", RuntimeWarning, stacklevel=2)

@@ -17,13 +17,16 @@ _LOG2E: tl.constexpr = tl.constexpr(1.44269504)
 
 
 @triton.jit
-def _load(row, bias, v, V, HAS_BIAS: tl.constexpr):
-    """Elements v of a row as float32, -inf past its end; rounded as a product with a bias is."""
-    x = tl.load(row + v, mask=v < V, other=-float("inf"))
+def _load(row, bias, v, V, limit, HAS_BIAS: tl.constexpr):
+    """Elements v of a row as float32, -inf past its end; rounded as a product with a bias is.
+
+    Up to `limit` a row may be touched: a multiple of 16 keeps the accesses vectors of 16 bytes.
+    """
+    x = tl.load(row + v, mask=v < limit, other=-float("inf"))
     if HAS_BIAS:
         b = tl.load(bias + v, mask=v < V, other=0.0)
         x = (x.to(tl.float32) + b.to(tl.float32)).to(x.dtype)
-    return x.to(tl.float32)
+    return tl.where(v < V, x.to(tl.float32), -float("inf"))
 
 
 @triton.jit
@@ -131,13 +134,13 @@ def _gradient(x, v, target, V, shift, total, broken, scale):
     bad = broken | (target >= V) | (target < 0)
     factor = tl.where(bad, float("nan"), scale / total)
     g = tl.where(v == target, e - total, e) * factor
-    return tl.where(target == _IGNORE_INDEX, 0.0, g)
+    return tl.where((target == _IGNORE_INDEX) | (v >= V), 0.0, g)
 
 
 @triton.jit
 def substitute_rows(
     logits, bias, positions, targets, example_ids, rng, banned, losses, tokens, input_ids, lse,
-    V, row_stride, BL, L, N, draw_scale, gradient_scale,
+    V, limit, row_stride, BL, L, N, draw_scale, gradient_scale,
     TOP_K: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
     HAS_BIAS: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
@@ -145,7 +148,7 @@ def substitute_rows(
     row = logits + m * row_stride
     target = tl.load(targets + m)
     v = tl.arange(0, BLOCK)
-    x = _load(row, bias, v, V, HAS_BIAS)
+    x = _load(row, bias, v, V, limit, HAS_BIAS)
     x_target = tl.sum(tl.where(v == target, x, 0.0), 0)
     finite = tl.where(x == x, x, -float("inf"))
     top = tl.max(finite, 0)
@@ -160,13 +163,13 @@ def substitute_rows(
     )  # fmt: skip
     if GRADIENT:
         g = _gradient(x, v, target, V, shift, total, broken, gradient_scale)
-        tl.store(row + v, g.to(logits.dtype.element_ty), mask=v < V)
+        tl.store(row + v, g.to(logits.dtype.element_ty), mask=v < limit)
 
 
 @triton.jit
 def substitute_long_rows(
     logits, bias, positions, targets, example_ids, rng, banned, losses, tokens, input_ids, lse,
-    V, row_stride, BL, L, N, draw_scale, gradient_scale,
+    V, limit, row_stride, BL, L, N, draw_scale, gradient_scale,
     TOP_K: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
     HAS_BIAS: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
@@ -179,7 +182,7 @@ def substitute_long_rows(
     nans = tl.load(rng).to(tl.int32) * 0
     for start in range(0, V, BLOCK):
         v = start + tl.arange(0, BLOCK)
-        x = _load(row, bias, v, V, HAS_BIAS)
+        x = _load(row, bias, v, V, limit, HAS_BIAS)
         x_target += tl.sum(tl.where(v == target, x, 0.0), 0)
         nans += tl.sum((x != x).to(tl.int32), 0)
         finite = tl.where(x == x, x, -float("inf"))
@@ -198,6 +201,6 @@ def substitute_long_rows(
     if GRADIENT:
         for start in range(0, V, BLOCK):
             v = start + tl.arange(0, BLOCK)
-            x = _load(row, bias, v, V, HAS_BIAS)
+            x = _load(row, bias, v, V, limit, HAS_BIAS)
             g = _gradient(x, v, target, V, shift, total, broken, gradient_scale)
-            tl.store(row + v, g.to(logits.dtype.element_ty), mask=v < V)
+            tl.store(row + v, g.to(logits.dtype.element_ty), mask=v < limit)

@@ -11,103 +11,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import DTYPES, check_kernel, float64_losses, make_logits, rows_for
 
 from masktuning.ops import backend, cpp, masked_lm_head, substitute_tokens
-from masktuning.ops.masked_lm_head import LOGITS_BYTES, gradient_scale
+from masktuning.ops.masked_lm_head import LOGITS_BYTES
 
 # `masktuning.ops.masked_lm_head` is the function; its module goes by its name alone.
 head_module = sys.modules["masktuning.ops.masked_lm_head"]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def rows_for(M, V, seed=0, L=16):
-    """Arguments for M rows of V logits; the last row is surplus, the first ignored, from 4 on."""
-    generator = torch.Generator().manual_seed(seed)
-    B = max(1, -(-M // L))
-    input_ids = torch.randint(0, V, (B, L), generator=generator)
-    positions = torch.arange(M)
-    targets = input_ids.flatten()[:M].clone()
-    if M >= 4:
-        targets[0] = targets[-1] = -100
-        positions[-1] = -1
-    return {
-        "input_ids": input_ids,
-        "positions": positions,
-        "targets": targets,
-        "example_ids": torch.randint(0, 2**32, (B,), generator=generator),
-        "rng": torch.tensor([seed - 3, 5]),
-    }
-
-
-def make_logits(M, V, dtype, seed=0, offset=0.0, aligned=True):
-    """[M, V] with a padded row stride; misaligned by one element if not `aligned`."""
-    generator = torch.Generator().manual_seed(seed)
-    stride = -(-V // 64) * 64 if aligned else V
-    shift = 0 if aligned else 1
-    storage = torch.zeros(M * stride + shift, dtype=dtype)
-    logits = storage[shift : shift + M * stride].view(M, stride)[:, :V]
-    logits.copy_(3 * torch.randn(M, V, generator=generator) + offset)
-    return logits
-
-
-def float64_losses(logits, targets):
-    x = logits.double().numpy()
-    m = x.max(1, keepdims=True)
-    losses = np.log(np.exp(x - m).sum(1)) - (x[np.arange(len(x)), targets.clamp(min=0)] - m[:, 0])
-    return np.where(targets.numpy() == -100, 0.0, losses)
-
-
-def float64_gradient(logits, targets):
-    """p - onehot, 0 for ignored rows."""
-    x = logits.double().numpy()
-    p = np.exp(x - x.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    p[np.arange(len(x)), targets.clamp(min=0)] -= 1.0
-    p[targets.numpy() == -100] = 0.0
-    return p
-
-
-def check_rows(M, V, dtype, top_k, seed=0, offset=0.0, aligned=True, banned=None):
-    rows = rows_for(M, V, seed)
-    logits = make_logits(M, V, dtype, seed, offset, aligned)
-    before = logits.clone()
-    options = {"top_k": top_k, "banned_ids": banned}
-    with backend.use("cpp"):
-        ours = substitute_tokens(logits, **rows, **options)
-    assert torch.equal(logits, before)
-    with backend.use("reference"):
-        reference = substitute_tokens(logits, **rows, **options)
-    assert torch.equal(ours.tokens, reference.tokens)
-    assert torch.equal(ours.input_ids, reference.input_ids)
-    expected = float64_losses(logits, rows["targets"])
-    np.testing.assert_allclose(ours.losses.numpy(), expected, rtol=1e-5, atol=1e-6)
-
-    scale = gradient_scale(dtype)
-    losses, tokens, _, _ = cpp.substitute_tokens(
-        logits, **rows, banned_ids=banned, top_k=top_k, temperature=1.0, gradient_scale=scale
-    )
-    assert torch.equal(losses, ours.losses) and torch.equal(tokens, ours.tokens)
-    gradient = float64_gradient(before, rows["targets"])
-    if dtype == torch.float32:
-        np.testing.assert_allclose(logits.numpy(), gradient, rtol=1e-5, atol=1e-6)
-    elif M:
-        rounded = torch.from_numpy(gradient * scale).to(dtype).double()
-        error = (logits.double() - rounded).norm() / rounded.norm().clamp(min=1e-9)
-        assert float(error) < 1e-3
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("V", [1, 7, 257, 30522, 30528, 50265, 50304])
 @pytest.mark.parametrize("M", [0, 1, 63, 64])
 def test_grid(M, V, dtype):
-    check_rows(M, V, dtype, top_k=min(8, 64))
+    check_kernel(cpp.substitute_tokens, M, V, dtype, top_k=8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("V", [30522, 50265])
 @pytest.mark.parametrize("M", [205, 3270])
 def test_large_grid(M, V):
-    check_rows(M, V, torch.float32, top_k=1)
+    check_kernel(cpp.substitute_tokens, M, V, torch.float32, top_k=1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,7 +47,7 @@ def test_large_grid(M, V):
 )
 def test_any_shape(M, V, seed, top_k, dtype, offset, aligned, ban):
     banned = torch.arange(0, V, 3) if ban else None
-    check_rows(M, V, dtype, top_k, seed, offset, aligned, banned)
+    check_kernel(cpp.substitute_tokens, M, V, dtype, top_k, seed, offset, aligned, banned)
 
 
 def test_strided_and_transposed_logits():

@@ -81,7 +81,7 @@ def substitute_tokens(
     """Losses [M], tokens [M], the filled ids [B, L] and log-sum-exps [M] of logits + bias.
 
     With `gradient_scale` not 0 the logits [M, V] (unit stride along V) are overwritten by
-    (p - onehot) * gradient_scale.
+    (p - onehot) * gradient_scale, and what lies between V and their stride is theirs to overwrite.
     """
     M, V = logits.shape
     losses_M = logits.new_empty(M, dtype=torch.float32)
@@ -94,6 +94,8 @@ def substitute_tokens(
     whole = V <= _ROW_BLOCK
     kernels = _kernels("token_substitution")
     kernel = kernels.substitute_rows if whole else kernels.substitute_long_rows
+    padded, stride = -(-V // 16) * 16, logits.stride(0)
+    limit = padded if gradient_scale != 0.0 and padded <= stride and stride % 16 == 0 else V
     block = max(_power_of_two(V), 16) if whole else _TILE
     kernel[(M,)](
         logits,
@@ -108,6 +110,7 @@ def substitute_tokens(
         filled_BL,
         lse_M,
         V,
+        limit,
         logits.stride(0),
         input_ids.numel(),
         input_ids.shape[1],

@@ -1,0 +1,77 @@
+"""Runs the CUDA kernels' own source on the CPU, a fiber a thread (tests/cuda_on_cpu).
+
+What it does not show: the inline PTX of csrc/cuda/device.cuh, which has a stand-in, and speed.
+"""
+
+import ctypes
+import shutil
+import subprocess
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+from conftest import ROOT
+
+from masktuning.ops import backend, cuda
+
+HERE = ROOT / "tests" / "cuda_on_cpu"
+DEADLOCK = 2
+
+
+@cache
+def build_folder():
+    """The sources with the stand-in for device.cuh beside them."""
+    folder = Path(mkdtemp(prefix="cuda_on_cpu-"))
+    for source in (*(ROOT / "csrc" / "cuda").glob("*.cu*"), *HERE.iterdir()):
+        shutil.copy(source, folder / source.name)
+    shutil.copy(ROOT / "csrc" / "philox.h", folder)
+    return folder
+
+
+def build(source):
+    """The library of one .cu file in the build folder."""
+    folder = build_folder()
+    library = folder / f"{Path(source).stem}.so"
+    # No fused multiply-add, as in the draw; -x tells the compiler that .cu is C++.
+    options = "-std=c++17 -O1 -ffp-contract=off -shared -fPIC -w -x c++"
+    command = ["g++", *options.split(), source, "threads.cpp", "-ldl", "-o", str(library)]
+    subprocess.run(command, cwd=folder, check=True)
+    return ctypes.CDLL(str(library))
+
+
+@cache
+def library_of(kernel):
+    for op, names in cuda.KERNELS.items():
+        if kernel in names:
+            return _library(op)
+    raise KeyError(kernel)
+
+
+@cache
+def _library(op):
+    return build(f"{op}.cu")
+
+
+def run(library, kernel, grid, threads, arguments, seed=0):
+    return library.run_kernel(
+        kernel.encode(), *grid, threads, arguments, ctypes.c_size_t(len(arguments)), seed
+    )
+
+
+@contextmanager
+def emulated(processors=1, seed=0):
+    """The CUDA back end takes CPU tensors, on a make-believe GPU of some processors."""
+    started = []
+
+    def launch(device, kernel, grid, threads, arguments):
+        started.append(kernel)
+        assert run(library_of(kernel), kernel, grid, threads, arguments, seed) == 0, kernel
+
+    saved = cuda.launch, cuda._processors, backend.choose
+    cuda.launch, cuda._processors = launch, lambda device: processors
+    backend.choose = lambda op, device: "cuda"
+    try:
+        yield started
+    finally:
+        cuda.launch, cuda._processors, backend.choose = saved

@@ -31,12 +31,13 @@ LEVELS = [
         "tasks",
         "run_folder",
         "demo.checkpoint",
+        "demo.corpus",
     },
-    {"model", "methods.step", "data", "own_task"},
+    {"model", "methods.step", "data", "own_task", "demo.masked_lm", "demo.pretraining_state"},
     {"step_log", "methods.mask_tuning", "methods.finetuning"},
     {"report", "prediction", "trainer", "perturbations"},
-    {"training_run"},
-    {"train", "evaluate", "info"},
+    {"training_run", "demo.pretraining"},
+    {"train", "evaluate", "info", "demo.pretrain"},
 ]
 
 

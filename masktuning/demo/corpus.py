@@ -1,0 +1,168 @@
+"""Plain text to a WordPiece vocabulary and to packed token files that need no memory.
+
+A corpus file holds one document a line, and may be gzipped. A document whose hash falls below the
+held-out share is never trained on, not even by the vocabulary; copies fall on the same side.
+
+Shapes: B windows, L tokens.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import BertTokenizer, PreTrainedTokenizerBase
+
+from masktuning.config import UsageError
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_ALPHABET = 200  # Wikipedia's rare scripts would eat a vocabulary of 8k
+_DOCUMENTS_AT_ONCE = 256
+
+
+def check_files(files: Sequence[str]) -> None:
+    """Raises UsageError on a corpus file that is missing, unreadable or without text."""
+    for name in files:
+        if not Path(name).is_file():
+            raise UsageError(f"{name}: no such corpus file")
+        try:
+            if next(_lines([name]), None) is None:
+                raise UsageError(f"{name}: holds no text; give one document a line")
+        except (OSError, UnicodeDecodeError, EOFError) as error:
+            raise UsageError(f"{name}: cannot be read as UTF-8 text ({error})") from None
+
+
+def documents(files: Sequence[str], held_out: bool, share: float) -> Iterator[str]:
+    """The documents to train on, or those held out, in the files' order."""
+    return (text for text in _lines(files) if is_held_out(text, share) == held_out)
+
+
+def is_held_out(text: str, share: float) -> bool:
+    """Whether a document is for evaluation alone; a function of its text."""
+    draw = int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+    return draw < share * 2**64
+
+
+def _lines(files: Sequence[str]) -> Iterator[str]:
+    for name in files:
+        opened: IO[str]
+        with (
+            gzip.open(name, "rt", encoding="utf-8")
+            if name.endswith(".gz")
+            else open(name, encoding="utf-8")
+        ) as opened:
+            yield from filter(None, map(str.strip, opened))
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, length: int) -> PreTrainedTokenizerBase:
+    """BERT's lower-case tokenizer with a WordPiece vocabulary learnt from `texts`."""
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL),
+        limit_alphabet=_ALPHABET,
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, SPECIAL.index(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return BertTokenizer(tokenizer_object=backend, model_max_length=length)
+
+
+def pack(
+    files: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: Path, share: float
+) -> dict[str, Any]:
+    """Writes train.u16 and held_out.u16 to `folder` and returns their counts."""
+    counts: dict[str, Any] = {}
+    for name, held_out in (("train", False), ("held_out", True)):
+        n_documents, n_tokens = 0, 0
+        path = packed_file(folder, name)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            for ids in _encoded(documents(files, held_out, share), tokenizer):
+                # [SEP] after each document, so that a window across two of them shows the seam.
+                file.write(np.asarray([*ids, SPECIAL.index("[SEP]")], np.uint16).tobytes())
+                n_documents, n_tokens = n_documents + 1, n_tokens + len(ids) + 1
+        os.replace(partial, path)
+        counts |= {f"{name}_documents": n_documents, f"{name}_tokens": n_tokens}
+    return counts
+
+
+def packed_file(folder: Path, name: str) -> Path:
+    """Where the packed tokens of `train` or `held_out` lie: document, [SEP], document, [SEP]."""
+    return folder / f"{name}.u16"
+
+
+def _encoded(texts: Iterator[str], tokenizer: Any) -> Iterator[list[int]]:
+    while some := list(islice(texts, _DOCUMENTS_AT_ONCE)):
+        for encoding in tokenizer.backend_tokenizer.encode_batch(some, add_special_tokens=False):
+            yield encoding.ids
+
+
+class Windows:
+    """Stretches of a packed file, each [CLS] + length - 2 tokens + [SEP], read from disk."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        size = path.stat().st_size // 2
+        self.tokens = np.memmap(path, np.uint16, "r", shape=(size,)) if size else np.empty(0)
+        self.length = length
+        self.stride = length - 2
+        self.count = max(0, (size - self.stride) // self.stride)
+
+    def read(self, ids: NDArray[np.int64], shift: int = 0) -> NDArray[np.int64]:
+        """[B, L] windows by number, moved on by `shift` tokens (below the stride)."""
+        starts_B = ids * self.stride + shift
+        rows_BL = np.empty((len(ids), self.length), np.int64)
+        rows_BL[:, 1:-1] = self.tokens[starts_B[:, None] + np.arange(self.stride)]
+        rows_BL[:, 0] = SPECIAL.index("[CLS]")
+        rows_BL[:, -1] = SPECIAL.index("[SEP]")
+        return rows_BL
+
+    def evenly(self, count: int) -> NDArray[np.int64]:
+        """The numbers of at most `count` windows from all over the file."""
+        return np.unique(np.linspace(0, self.count - 1, min(count, self.count)).astype(np.int64))
+
+
+class Shuffled:
+    """Training batches, each a function of (seed, step) alone, so that resuming needs no state."""
+
+    def __init__(self, windows: Windows, batch_size: int, seed: int) -> None:
+        self.windows = windows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps_per_epoch = windows.count // batch_size
+        self._epoch = -1
+
+    def batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """The window numbers [B], the windows [B, L] and the epoch of a step."""
+        epoch, i = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            random = np.random.default_rng([self.seed, epoch])
+            # Another shift each epoch, so that the windows' borders move.
+            self._shift = int(random.integers(self.windows.stride))
+            self._order = random.permutation(self.windows.count)
+            self._epoch = epoch
+        ids_B = self._order[i * self.batch_size : (i + 1) * self.batch_size]
+        return ids_B, self.windows.read(ids_B, self._shift), epoch

@@ -1,0 +1,191 @@
+"""The pretraining loop behind `python -m masktuning.demo.pretrain`.
+
+Order, masks and learning rate are functions of (seed, step), so that a state to resume from is
+weights and moments alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from masktuning.config import UsageError
+from masktuning.demo import pretraining_state as state
+from masktuning.demo.corpus import Shuffled, Windows, documents, pack, packed_file, train_tokenizer
+from masktuning.demo.masked_lm import MaskedLM, new_model
+from masktuning.run_folder import write_json
+
+_QUICK_WINDOWS = 512  # some 10,000 masked tokens, so a standard error of half a point
+_BETAS = (0.9, 0.98)
+
+
+def prepare(arguments: Any, folder: Path) -> dict[str, Any]:
+    """Makes the tokenizer and the packed files from the corpus; returns their counts."""
+    share = arguments.held_out_share
+    texts = documents(arguments.corpus, held_out=False, share=share)
+    tokenizer = train_tokenizer(texts, arguments.vocab_size, arguments.max_length)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    data = pack(arguments.corpus, tokenizer, folder, share)
+    data["bytes"] = sum(os.path.getsize(name) for name in arguments.corpus)
+    counts_V = np.bincount(
+        Windows(packed_file(folder, "train"), 8).tokens, minlength=len(tokenizer)
+    )
+    counts_V[tokenizer.all_special_ids] = 0
+    data["vocabulary"] = len(tokenizer)
+    data["most_frequent_token"] = int(counts_V.argmax())
+    return data
+
+
+def learning_rate(step: int, arguments: Any) -> float:
+    """Linear warm-up, constant, linear to 0; so a longer run begins as a shorter one does."""
+    rising = (step + 1) / arguments.warmup_steps
+    falling = (arguments.max_steps - step) / (arguments.decay_share * arguments.max_steps)
+    return arguments.learning_rate * min(1.0, rising, falling)
+
+
+def pretrain(arguments: Any) -> dict[str, Any]:
+    """Trains, or goes on training, and returns what metrics.json holds.
+
+    Raises:
+        UsageError: if the corpus is too small, or the folder holds a run with other settings.
+    """
+    folder = Path(arguments.output_dir)
+    settings = state.settings_of(arguments)
+    found = state.check(folder, settings, arguments.overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    if found is None:
+        data = prepare(arguments, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    train, held_out = (
+        Windows(packed_file(folder, name), arguments.max_length) for name in ("train", "held_out")
+    )
+    if train.count < arguments.batch_size or held_out.count < 1:
+        raise UsageError(
+            f"too little text: {train.count} training windows (a batch takes "
+            f"{arguments.batch_size}) and {held_out.count} held out; give more, or a smaller "
+            "--batch_size or --max_length, or a larger --held_out_share"
+        )
+    model = new_model(arguments, len(tokenizer))
+    optimizer = _optimizer(model, arguments.weight_decay)
+    metrics: dict[str, Any]
+    if found is None:
+        done = 0
+        metrics = {"data": data, "steps": 0, "seconds": 0.0, "starts": 0, "evaluations": []}
+    else:
+        done, metrics = state.load(found, model, optimizer)
+        print(f"going on after step {done}", flush=True)
+    metrics |= {"settings": settings, "starts": metrics["starts"] + 1, **_environment(model)}
+    run = _Run(arguments, folder, tokenizer, model, optimizer, metrics)
+    run.loop(done, Shuffled(train, arguments.batch_size, arguments.seed), held_out)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return metrics
+
+
+class _Run:
+    """A run's parts, and the loop over its steps."""
+
+    def __init__(
+        self, arguments: Any, folder: Path, tokenizer: Any, model: Any, optimizer: Any, metrics: Any
+    ) -> None:
+        self.arguments = arguments
+        self.folder = folder
+        self.model = model
+        self.tokenizer = tokenizer
+        self.optimizer = optimizer
+        self.metrics = metrics
+        self.lm = MaskedLM(model, tokenizer, arguments.mask_rate, arguments.precision)
+        self.clock = time.monotonic()
+
+    def loop(self, done: int, batches: Shuffled, held_out: Windows) -> None:
+        arguments = self.arguments
+        if done == 0:
+            self.evaluate(0, held_out, _QUICK_WINDOWS)
+        since, totals = done, torch.zeros(3, device=self.lm.device)
+        began = time.monotonic()
+        for step in range(done, arguments.max_steps):
+            totals += self.step(step, batches)
+            done = step + 1
+            if done % arguments.logging_steps == 0 or done == arguments.max_steps:
+                loss, hits, rows = totals.tolist()
+                tokens = (done - since) * arguments.batch_size * arguments.max_length
+                print(
+                    f"step {done}/{arguments.max_steps}  loss {loss / rows:.3f}  "
+                    f"accuracy {hits / rows:.3f}  lr {learning_rate(step, arguments):.2e}  "
+                    f"{tokens / (time.monotonic() - began):,.0f} tokens/s",
+                    flush=True,
+                )
+                since, began = done, time.monotonic()
+                totals.zero_()
+            if done % arguments.eval_steps == 0 and done < arguments.max_steps:
+                self.evaluate(done, held_out, _QUICK_WINDOWS)
+            if done % arguments.save_steps == 0 and done < arguments.max_steps:
+                self.save(done)
+        if self.metrics["steps"] < arguments.max_steps:
+            self.metrics["final"] = self.evaluate(done, held_out, held_out.count)
+            self.save(done)
+
+    def step(self, step: int, batches: Shuffled) -> Tensor:
+        """One optimiser step; returns the sums of losses and of right predictions, and M."""
+        ids_B, windows_BL, epoch = batches.batch(step)
+        arguments = self.arguments
+        output, targets = self.lm(windows_BL, ids_B, arguments.seed, epoch, arguments.corruption)
+        output.losses.mean().backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, arguments)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, hits = output.losses.detach(), output.tokens == targets
+        return torch.stack([losses.sum(), hits.sum().float(), losses.new_tensor(len(losses))])
+
+    def evaluate(self, done: int, held_out: Windows, limit: int) -> dict[str, float]:
+        result = self.lm.evaluate(held_out, limit, self.metrics["data"]["most_frequent_token"])
+        self.metrics["evaluations"].append({"step": done, **result})
+        print(
+            f"step {done}  held out: accuracy {result['accuracy']:.4f}  perplexity "
+            f"{result['perplexity']:.2f}  (most frequent token {result['unigram_accuracy']:.4f})",
+            flush=True,
+        )
+        return result
+
+    def save(self, done: int) -> None:
+        now = time.monotonic()
+        self.metrics["seconds"] += now - self.clock
+        self.metrics["steps"] = done
+        self.clock = now
+        parts = (self.model, self.tokenizer, self.optimizer)
+        state.save(self.folder, done, *parts, self.metrics)
+        write_json(self.folder / state.METRICS, self.metrics)
+
+
+def _optimizer(model: Any, weight_decay: float) -> torch.optim.AdamW:
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}]
+    groups.append({"params": others})
+    return torch.optim.AdamW(groups, lr=0.0, betas=_BETAS, weight_decay=0.0, fused=True)
+
+
+def _environment(model: Any) -> dict[str, Any]:
+    """What the card says of the machine and the model."""
+    hardware = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        hardware = f"{names[0]}, {torch.get_num_threads()} threads" if names else hardware
+    if model.device.type == "cuda":
+        hardware = torch.cuda.get_device_name(model.device)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"hardware": hardware, "versions": versions, "parameters": parameters}

@@ -32,6 +32,7 @@ LEVELS = [
         "run_folder",
         "demo.checkpoint",
         "demo.corpus",
+        "demo.word_vectors",
     },
     {"model", "methods.step", "data", "own_task", "demo.masked_lm", "demo.pretraining_state"},
     {"step_log", "methods.mask_tuning", "methods.finetuning"},

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -70,25 +71,44 @@ def _lines(files: Sequence[str]) -> Iterator[str]:
             yield from filter(None, map(str.strip, opened))
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, length: int) -> PreTrainedTokenizerBase:
-    """BERT's lower-case tokenizer with a WordPiece vocabulary learnt from `texts`."""
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
+def train_tokenizer(
+    texts: Callable[[], Iterator[str]], vocab_size: int, length: int
+) -> PreTrainedTokenizerBase:
+    """BERT's lower-case tokenizer with a WordPiece vocabulary learnt from `texts()`, read twice."""
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    counts: Counter[str] = Counter()
+    for text in texts():
+        counts.update(normalizer.normalize_str(text))
+    letters = [letter for letter in counts if not letter.isspace()]
+    alphabet = sorted(letters, key=lambda letter: (-counts[letter], letter))[:_ALPHABET]
+    # The trainer numbers what it was not given in the order of a hash table, and breaks ties by
+    # number: with every letter given, in both its forms, the same text gives the same vocabulary.
+    given = [*SPECIAL, *alphabet, *(f"##{letter}" for letter in alphabet)]
+    learner = _tokenizer(models.WordPiece(unk_token="[UNK]"), normalizer)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL),
-        limit_alphabet=_ALPHABET,
+        special_tokens=given,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    learner.train_from_iterator(texts(), trainer)
+    vocabulary = learner.get_vocab()
+    backend = _tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"), normalizer)
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, SPECIAL.index(token)) for token in ("[CLS]", "[SEP]")],
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
     return BertTokenizer(tokenizer_object=backend, model_max_length=length)
+
+
+def _tokenizer(model: models.WordPiece, normalizer: normalizers.Normalizer) -> Any:
+    tokenizer: Any = Tokenizer(model)
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
 
 
 def pack(
@@ -126,7 +146,9 @@ class Windows:
 
     def __init__(self, path: Path, length: int) -> None:
         size = path.stat().st_size // 2
-        self.tokens = np.memmap(path, np.uint16, "r", shape=(size,)) if size else np.empty(0)
+        self.tokens: NDArray[np.uint16] = np.empty(0, np.uint16)
+        if size:  # an empty file cannot be mapped
+            self.tokens = np.memmap(path, np.uint16, "r", shape=(size,))
         self.length = length
         self.stride = length - 2
         self.count = max(0, (size - self.stride) // self.stride)

@@ -48,7 +48,7 @@ class PretrainingArguments:
     batch_size: int = field(default=32, metadata={"help": "Windows a step."})
     max_steps: int = field(default=14000, metadata={"help": "Optimiser steps."})
     learning_rate: float = field(default=2e-3, metadata={"help": "AdamW's highest."})
-    warmup_steps: int = field(default=500, metadata={"help": "Steps to reach it."})
+    warmup_steps: int = field(default=200, metadata={"help": "Steps to reach it."})
     decay_share: float = field(default=0.4, metadata={"help": "Share of the steps to fall to 0."})
     weight_decay: float = field(default=0.05, metadata={"help": "Of matrices only."})
     mask_rate: float = field(default=0.15, metadata={"help": "Share of a window's tokens masked."})

@@ -32,17 +32,15 @@ _BETAS = (0.9, 0.98)
 def prepare(arguments: Any, folder: Path) -> dict[str, Any]:
     """Makes the tokenizer and the packed files from the corpus; returns their counts."""
     share = arguments.held_out_share
-    texts = documents(arguments.corpus, held_out=False, share=share)
-    tokenizer = train_tokenizer(texts, arguments.vocab_size, arguments.max_length)
+    tokenizer = train_tokenizer(
+        lambda: documents(arguments.corpus, held_out=False, share=share),
+        arguments.vocab_size,
+        arguments.max_length,
+    )
     tokenizer.save_pretrained(folder / "tokenizer")
     data = pack(arguments.corpus, tokenizer, folder, share)
     data["bytes"] = sum(os.path.getsize(name) for name in arguments.corpus)
-    counts_V = np.bincount(
-        Windows(packed_file(folder, "train"), 8).tokens, minlength=len(tokenizer)
-    )
-    counts_V[tokenizer.all_special_ids] = 0
     data["vocabulary"] = len(tokenizer)
-    data["most_frequent_token"] = int(counts_V.argmax())
     return data
 
 
@@ -75,7 +73,9 @@ def pretrain(arguments: Any) -> dict[str, Any]:
             f"{arguments.batch_size}) and {held_out.count} held out; give more, or a smaller "
             "--batch_size or --max_length, or a larger --held_out_share"
         )
-    model = new_model(arguments, len(tokenizer))
+    counts_V = np.bincount(train.tokens, minlength=len(tokenizer))
+    counts_V[tokenizer.all_special_ids] = 0
+    model = new_model(arguments, train.tokens, counts_V)
     optimizer = _optimizer(model, arguments.weight_decay)
     metrics: dict[str, Any]
     if found is None:
@@ -85,6 +85,7 @@ def pretrain(arguments: Any) -> dict[str, Any]:
         done, metrics = state.load(found, model, optimizer)
         print(f"going on after step {done}", flush=True)
     metrics |= {"settings": settings, "starts": metrics["starts"] + 1, **_environment(model)}
+    metrics["data"]["most_frequent_token"] = int(counts_V.argmax())
     run = _Run(arguments, folder, tokenizer, model, optimizer, metrics)
     run.loop(done, Shuffled(train, arguments.batch_size, arguments.seed), held_out)
     model.save_pretrained(folder)

@@ -1,0 +1,260 @@
+"""Pretraining the demo's checkpoint: from text files to an ordinary masked LM, in tiny."""
+
+import gzip
+import json
+import subprocess
+import sys
+from itertools import chain, pairwise
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from masktuning.config import UsageError
+from masktuning.demo import pretrain, pretraining
+from masktuning.demo.corpus import (
+    SPECIAL,
+    Shuffled,
+    Windows,
+    documents,
+    is_held_out,
+    pack,
+    packed_file,
+    train_tokenizer,
+)
+
+SHARE = 0.1
+
+
+def write_corpus(path, count=300):
+    """Sentences in which a word foretells the next; every document has a number of its own."""
+    random = Random(1)
+    lines = []
+    for i in range(count):
+        start = random.randrange(10)
+        words = [f"word{chr(97 + (start + j) % 10)}" for j in range(20)]
+        lines.append(" ".join([f"doc{i}", *words]))
+    text = "\n\n".join(lines) + "\n"
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    return path
+
+
+def command(corpus, folder, **options):
+    settings = {
+        "held_out_share": SHARE,
+        "vocab_size": 90,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "max_length": 32,
+        "batch_size": 16,
+        "max_steps": 12,
+        "warmup_steps": 4,
+        "logging_steps": 4,
+        "eval_steps": 5,
+        "save_steps": 4,
+        **options,
+    }
+    words = ["--corpus", str(corpus), "--output_dir", str(folder)]
+    for name, value in settings.items():
+        words += [f"--{name}", str(value)]
+    return words
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "text.txt")
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "out"
+    pretrain.main(command(corpus, folder, max_steps=150, eval_steps=1000, save_steps=1000))
+    return folder
+
+
+def test_the_loss_falls_and_the_metrics_say_so(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    first, last = metrics["evaluations"][0], metrics["final"]
+    assert metrics["steps"] == 150 and metrics["starts"] == 1 and metrics["seconds"] > 0
+    assert last["loss"] < first["loss"] - 1
+    assert last["accuracy"] > max(first["accuracy"], last["unigram_accuracy"]) + 0.1
+    assert last["perplexity"] == pytest.approx(np.exp(last["loss"]))
+    assert str(finished.parent) not in json.dumps(metrics)  # a folder of this machine's
+
+
+def test_plain_transformers_loads_it(finished):
+    model = AutoModelForMaskedLM.from_pretrained(finished).eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished)
+    ids = tokenizer("Wordc wordd [MASK] wordf wordg", return_tensors="pt")
+    assert tokenizer.convert_ids_to_tokens(ids.input_ids[0])[:2] == ["[CLS]", "wordc"]
+    assert model(**ids).logits.shape == (1, 7, len(tokenizer))
+    assert tokenizer("a", "b").token_type_ids[-1] == 1
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    AutoModelForSequenceClassification.from_pretrained(finished)
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing of the run's own is done on the way out."""
+
+
+def test_killed_and_resumed_is_bit_equal_to_uninterrupted(corpus, tmp_path, monkeypatch, capsys):
+    pretrain.main(command(corpus, tmp_path / "whole"))
+    step = pretraining._Run.step
+
+    def killed(self, number, batches):
+        if number == 6:  # two steps behind the newest state
+            raise KilledError
+        return step(self, number, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining._Run, "step", killed)
+        with pytest.raises(KilledError):
+            pretrain.main(command(corpus, tmp_path / "killed"))
+    (tmp_path / "killed" / ".state.partial").mkdir()  # and killed while it wrote a state, before
+    capsys.readouterr()
+    pretrain.main(command(corpus, tmp_path / "killed", logging_steps=3))
+    assert "going on after step 4" in capsys.readouterr().out
+    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "killed"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    one, two = (
+        json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("whole", "killed")
+    )
+    assert one["evaluations"] == two["evaluations"] and (one["starts"], two["starts"]) == (1, 2)
+
+
+def test_a_finished_run_stays_as_it_is_and_a_longer_one_goes_on(corpus, tmp_path, capsys):
+    pretrain.main(command(corpus, tmp_path, max_steps=4))
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    pretrain.main(command(corpus, tmp_path, max_steps=4))
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+    pretrain.main(command(corpus, tmp_path, max_steps=6))
+    assert (tmp_path / "model.safetensors").read_bytes() != weights
+    with pytest.raises(UsageError, match=r"a run with --learning_rate 0\.002, not 0\.1: give"):
+        pretrain.main(command(corpus, tmp_path, learning_rate=0.1))
+    with pytest.raises(UsageError, match="a run of 6 steps, more than --max_steps 5"):
+        pretrain.main(command(corpus, tmp_path, max_steps=5))
+    pretrain.main(command(corpus, tmp_path, max_steps=4) + ["--overwrite", "true"])
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+
+
+def test_held_out_text_is_never_trained_on(corpus, tmp_path, monkeypatch):
+    texts = list(documents([str(corpus)], False, SHARE))
+    held = list(documents([str(corpus)], True, SHARE))
+    assert len(texts) + len(held) == 300 and 10 < len(held) < 60
+    assert all(is_held_out(text, SHARE) for text in held) and not set(held) & set(texts)
+    seen = []
+    read = Windows.read
+
+    def recording(self, ids, shift=0):
+        rows = read(self, ids, shift)
+        seen.append((self.tokens.filename, rows))
+        return rows
+
+    monkeypatch.setattr(Windows, "read", recording)
+    taught = []
+    teach = pretraining.train_tokenizer
+
+    def listening(texts, *rest):
+        taught.append(list(texts()))
+        return teach(texts, *rest)
+
+    monkeypatch.setattr(pretraining, "train_tokenizer", listening)
+    step = pretraining._Run.step
+    monkeypatch.setattr(
+        pretraining._Run, "step", lambda *a: (seen.append(("step", 0)), step(*a))[1]
+    )
+    pretrain.main(command(corpus, tmp_path, max_steps=30))
+    assert taught == [texts]
+    trained = [later for (name, _), later in pairwise(seen) if name == "step"]
+    assert len(trained) == 30
+    assert {name.name for name, _ in trained} == {"train.u16"}
+    # Each document has a number, so its tokens tell which documents a file holds.
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for name, expected in (("train", texts), ("held_out", held)):
+        ids = np.fromfile(packed_file(tmp_path, name), np.uint16).tolist()
+        whole = [tokenizer(text, add_special_tokens=False).input_ids + [3] for text in expected]
+        assert ids == list(chain.from_iterable(whole))
+
+
+def test_batches_are_a_function_of_seed_and_step(corpus, tmp_path):
+    tokenizer = train_tokenizer(lambda: documents([str(corpus)], False, SHARE), 90, 32)
+    pack([str(corpus)], tokenizer, tmp_path, SHARE)
+    windows = Windows(packed_file(tmp_path, "train"), 32)
+    one, two = Shuffled(windows, 16, 5), Shuffled(windows, 16, 5)
+    steps = one.steps_per_epoch
+    assert steps > 3
+    epochs = []
+    for epoch in range(2):
+        rows = [one.batch(epoch * steps + i) for i in range(steps)]
+        ids = np.concatenate([ids for ids, _, _ in rows])
+        assert len(set(ids.tolist())) == len(ids)  # each window once
+        assert all(visit == epoch for _, _, visit in rows)
+        epochs.append(ids.tolist())
+    assert epochs[0] != epochs[1]
+    for step in (steps + 1, 0, steps + 1):  # in any order, as after a resume
+        for a, b in zip(one.batch(step), two.batch(step), strict=True):
+            assert np.array_equal(a, b)
+    assert not np.array_equal(one.batch(1)[1], Shuffled(windows, 16, 6).batch(1)[1])
+    row = one.batch(0)[1]
+    assert row.shape == (16, 32)
+    assert (row[:, 0] == SPECIAL.index("[CLS]")).all() and (row[:, -1] == 3).all()
+
+
+def test_the_tokenizer_is_bert_s_and_the_same_twice(tmp_path):
+    corpus = write_corpus(tmp_path / "text.txt.gz")
+    made = [
+        train_tokenizer(lambda: documents([str(corpus)], False, SHARE), 90, 32) for _ in range(2)
+    ]
+    assert made[0].get_vocab() == made[1].get_vocab() and len(made[0]) == 90
+    assert made[0].convert_tokens_to_ids(list(SPECIAL)) == [0, 1, 2, 3, 4]
+    assert made[0].tokenize("WORDA wordé") == ["worda", *made[0].tokenize("worde")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"corpus": "nowhere.txt"}, "nowhere.txt: no such corpus file"),
+        ({"corpus": "empty.txt"}, "empty.txt: holds no text; give one document a line"),
+        ({"corpus": "binary.txt"}, "binary.txt: cannot be read as UTF-8 text"),
+        ({"corpus": "text.gz"}, "text.gz: cannot be read as UTF-8 text"),
+        ({"corpus": "short.txt"}, "too little text: "),
+        ({"mask_rate": 0}, "--mask_rate must lie between 0 and 1"),
+        ({"num_heads": 3}, "--hidden_size 32 must be a multiple of --num_heads 3"),
+        ({"max_steps": 0}, "--max_steps must be 1 or more"),
+        ({"vocab_size": 70000}, "--vocab_size must be 8 to 65536"),
+        ({"hiden_size": 16}, "did you mean"),
+    ],
+)
+def test_usage_errors_are_one_sentence(corpus, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "text.gz").write_text("not gzipped")
+    (tmp_path / "short.txt").write_text("one line\n")
+    words = command(options.pop("corpus", corpus), "out", **options)
+    with pytest.raises(UsageError, match=message) as caught:
+        pretrain.main(words)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_the_command_exits_with_2_and_helps_without_torch(tmp_path):
+    run = [sys.executable, "-m", "masktuning.demo.pretrain"]
+    for words in (["--corpus", "nowhere.txt", "--output", "out"], ["--corpus", "nowhere.txt"]):
+        done = subprocess.run([*run, *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+    code = (
+        "import sys; from masktuning.demo import pretrain; pretrain.main(['--help']); "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--output_dir" in done.stdout, done.stderr

@@ -33,6 +33,7 @@ LEVELS = [
         "demo.checkpoint",
         "demo.corpus",
         "demo.word_vectors",
+        "demo.workers",
     },
     {"model", "methods.step", "data", "own_task", "demo.masked_lm", "demo.pretraining_state"},
     {"step_log", "methods.mask_tuning", "methods.finetuning"},

@@ -31,11 +31,10 @@ _SHARPNESS = 1.4
 _PASSED_ON = 1.5
 
 
-def new_model(arguments: Any, tokens: NDArray[np.uint16], counts_V: NDArray[np.int64]) -> Any:
-    """A model that knows its words' neighbours but nothing else, on the GPU if there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def new_model(arguments: Any, vocab_size: int, device: torch.device) -> Any:
+    """Random weights from the seed."""
     config = BertConfig(
-        vocab_size=len(counts_V),
+        vocab_size=vocab_size,
         hidden_size=arguments.hidden_size,
         num_hidden_layers=arguments.num_layers,
         num_attention_heads=arguments.num_heads,
@@ -45,15 +44,16 @@ def new_model(arguments: Any, tokens: NDArray[np.uint16], counts_V: NDArray[np.i
     )
     # In bf16 on the CPU the fused attention's backward pass took 38 % of a step; eager is faster.
     config._attn_implementation = "eager" if device.type == "cpu" else "sdpa"
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)
         model: Any = BertForMaskedLM(config)
-        vectors_VH = word_vectors(tokens, counts_V, arguments.hidden_size, arguments.seed)
-        give_a_start(model, vectors_VH, torch.from_numpy(counts_V))
     return model.to(device)
 
 
-def give_a_start(model: Any, vectors_VH: Tensor, counts_V: Tensor) -> None:
+@torch.no_grad()
+def give_a_start(
+    model: Any, tokens: NDArray[np.uint16], counts_V: NDArray[np.int64], seed: int
+) -> None:
     """Sets what would take most of a short run to learn from random weights.
 
     From those the loss stayed at the words' frequencies for over 2,000 steps: the mean of a whole
@@ -61,19 +61,22 @@ def give_a_start(model: Any, vectors_VH: Tensor, counts_V: Tensor) -> None:
     way. From here it falls below after 100. So: the bias holds the frequencies, the embeddings
     the word vectors, and the first layer's heads look at neighbouring tokens and pass them on.
     """
-    smoothed_V = counts_V + 1.0
+    smoothed_V = torch.from_numpy(counts_V) + 1.0
     model.cls.predictions.bias.copy_((smoothed_V / smoothed_V.sum()).log())
     embeddings = model.bert.embeddings
-    embeddings.word_embeddings.weight.copy_(_WORD_SPREAD * vectors_VH)
     position_LH = embeddings.position_embeddings.weight
     L, H = position_LH.shape
+    vectors_VH = word_vectors(tokens, counts_V, H, seed)
+    embeddings.word_embeddings.weight.copy_(_WORD_SPREAD * vectors_VH)
     frequency_F = 10000.0 ** (-torch.arange(0, H, 2) / H)
     angle_LF = torch.arange(L)[:, None] * frequency_F
     sinusoids_LH = torch.stack([angle_LF.sin(), angle_LF.cos()], 2).flatten(1)[:, :H]
     position_LH.copy_(_WORD_SPREAD * 2**0.5 * sinusoids_LH)
     layer = model.bert.encoder.layer[0].attention
-    value_HH = torch.nn.init.orthogonal_(layer.self.value.weight)
-    layer.output.dense.weight.copy_(_PASSED_ON * value_HH.T)
+    generator = torch.Generator().manual_seed(seed)
+    turn_HH = torch.linalg.qr(torch.randn(H, H, generator=generator))[0]
+    layer.self.value.weight.copy_(turn_HH)
+    layer.output.dense.weight.copy_(_PASSED_ON * turn_HH.T)
     size = layer.self.attention_head_size // 2 * 2
     for h in range(layer.self.num_attention_heads):
         # A key reads sinusoids as they are, a query turned by the head's offset, so that their

@@ -2,11 +2,13 @@
 
     python -m masktuning.demo.pretrain --corpus reviews.txt wikipedia.txt.gz --output_dir out
     python -m masktuning.demo.pretrain --corpus FILE... --output_dir out --max_steps 20000
+    torchrun --nproc_per_node 2 -m masktuning.demo.pretrain --corpus FILE... --output_dir out
 
 A corpus file holds one document a line (gzipped, if its name ends in .gz). The same command goes
 on where it was stopped; only --max_steps and how often to log, evaluate and save may then change.
 The learning rate rises over --warmup_steps, stays, and falls to 0 over the last --decay_share of
 the steps. Masked tokens show [MASK] (or BERT's 80/10/10), a new choice each time a text is seen.
+With torchrun the processes share each batch: a GPU each, or a core each.
 
 --output_dir then holds an ordinary BertForMaskedLM with its tokenizer, and metrics.json.
 """

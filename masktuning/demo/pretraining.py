@@ -10,6 +10,7 @@ import contextlib
 import os
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from transformers import AutoTokenizer
 from masktuning.config import UsageError
 from masktuning.demo import pretraining_state as state
 from masktuning.demo.corpus import Shuffled, Windows, documents, pack, packed_file, train_tokenizer
-from masktuning.demo.masked_lm import MaskedLM, new_model
+from masktuning.demo.masked_lm import MaskedLM, give_a_start, new_model
+from masktuning.demo.workers import Workers
 from masktuning.run_folder import write_json
 
 _QUICK_WINDOWS = 512  # some 10,000 masked tokens, so a standard error of half a point
@@ -59,10 +61,14 @@ def pretrain(arguments: Any) -> dict[str, Any]:
     """
     folder = Path(arguments.output_dir)
     settings = state.settings_of(arguments)
-    found = state.check(folder, settings, arguments.overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    if found is None:
-        data = prepare(arguments, folder)
+    workers = Workers()
+    data: dict[str, Any] = {"data": {}}
+    found = state.check(folder, settings, arguments.overwrite and workers.first)
+    workers.wait()
+    if found is None and workers.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        data["data"] = prepare(arguments, folder)
+    workers.wait()
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     train, held_out = (
         Windows(packed_file(folder, name), arguments.max_length) for name in ("train", "held_out")
@@ -75,42 +81,47 @@ def pretrain(arguments: Any) -> dict[str, Any]:
         )
     counts_V = np.bincount(train.tokens, minlength=len(tokenizer))
     counts_V[tokenizer.all_special_ids] = 0
-    model = new_model(arguments, train.tokens, counts_V)
+    model = new_model(arguments, len(tokenizer), workers.device)
     optimizer = _optimizer(model, arguments.weight_decay)
-    metrics: dict[str, Any]
     if found is None:
-        done = 0
-        metrics = {"data": data, "steps": 0, "seconds": 0.0, "starts": 0, "evaluations": []}
+        done, metrics = 0, {"steps": 0, "seconds": 0.0, "starts": 0, "evaluations": [], **data}
+        give_a_start(model, train.tokens, counts_V, arguments.seed)
     else:
         done, metrics = state.load(found, model, optimizer)
-        print(f"going on after step {done}", flush=True)
-    metrics |= {"settings": settings, "starts": metrics["starts"] + 1, **_environment(model)}
+    metrics |= {"settings": settings, "starts": metrics["starts"] + 1}
+    metrics |= _environment(model, workers.count)
     metrics["data"]["most_frequent_token"] = int(counts_V.argmax())
-    run = _Run(arguments, folder, tokenizer, model, optimizer, metrics)
+    run = _Run(arguments, folder, tokenizer, model, optimizer, metrics, workers)
     run.loop(done, Shuffled(train, arguments.batch_size, arguments.seed), held_out)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if workers.first:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    workers.end()
     return metrics
 
 
+@dataclass
 class _Run:
     """A run's parts, and the loop over its steps."""
 
-    def __init__(
-        self, arguments: Any, folder: Path, tokenizer: Any, model: Any, optimizer: Any, metrics: Any
-    ) -> None:
-        self.arguments = arguments
-        self.folder = folder
-        self.model = model
-        self.tokenizer = tokenizer
-        self.optimizer = optimizer
-        self.metrics = metrics
-        self.lm = MaskedLM(model, tokenizer, arguments.mask_rate, arguments.precision)
+    arguments: Any
+    folder: Path
+    tokenizer: Any
+    model: Any
+    optimizer: Any
+    metrics: dict[str, Any]
+    workers: Workers
+
+    def __post_init__(self) -> None:
+        arguments = self.arguments
+        self.lm = MaskedLM(self.model, self.tokenizer, arguments.mask_rate, arguments.precision)
         self.clock = time.monotonic()
 
     def loop(self, done: int, batches: Shuffled, held_out: Windows) -> None:
         arguments = self.arguments
-        if done == 0:
+        if done:
+            self.say(f"going on after step {done}")
+        else:
             self.evaluate(0, held_out, _QUICK_WINDOWS)
         since, totals = done, torch.zeros(3, device=self.lm.device)
         began = time.monotonic()
@@ -120,11 +131,10 @@ class _Run:
             if done % arguments.logging_steps == 0 or done == arguments.max_steps:
                 loss, hits, rows = totals.tolist()
                 tokens = (done - since) * arguments.batch_size * arguments.max_length
-                print(
+                self.say(
                     f"step {done}/{arguments.max_steps}  loss {loss / rows:.3f}  "
                     f"accuracy {hits / rows:.3f}  lr {learning_rate(step, arguments):.2e}  "
-                    f"{tokens / (time.monotonic() - began):,.0f} tokens/s",
-                    flush=True,
+                    f"{tokens / (time.monotonic() - began):,.0f} tokens/s"
                 )
                 since, began = done, time.monotonic()
                 totals.zero_()
@@ -133,38 +143,53 @@ class _Run:
             if done % arguments.save_steps == 0 and done < arguments.max_steps:
                 self.save(done)
         if self.metrics["steps"] < arguments.max_steps:
-            self.metrics["final"] = self.evaluate(done, held_out, held_out.count)
+            self.evaluate(done, held_out, held_out.count, "final")
             self.save(done)
 
     def step(self, step: int, batches: Shuffled) -> Tensor:
         """One optimiser step; returns the sums of losses and of right predictions, and M."""
+        arguments, workers = self.arguments, self.workers
         ids_B, windows_BL, epoch = batches.batch(step)
-        arguments = self.arguments
-        output, targets = self.lm(windows_BL, ids_B, arguments.seed, epoch, arguments.corruption)
-        output.losses.mean().backward()
+        rows = workers.share(windows_BL), workers.share(ids_B)
+        output, targets = self.lm(*rows, arguments.seed, epoch, arguments.corruption)
+        losses_M, hits_M = output.losses.detach(), output.tokens == targets
+        totals = torch.stack(
+            [losses_M.sum(), hits_M.sum().float(), losses_M.new_tensor(len(targets))]
+        )
+        workers.sum(totals)
+        (output.losses.sum() / totals[2]).backward()
+        workers.sum_gradients(self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        losses, hits = output.losses.detach(), output.tokens == targets
-        return torch.stack([losses.sum(), hits.sum().float(), losses.new_tensor(len(losses))])
+        return totals
 
-    def evaluate(self, done: int, held_out: Windows, limit: int) -> dict[str, float]:
+    def say(self, line: str) -> None:
+        if self.workers.first:
+            print(line, flush=True)
+
+    def evaluate(self, done: int, held_out: Windows, limit: int, name: str = "") -> None:
+        """Adds figures on at most `limit` held-out windows to the metrics."""
+        if not self.workers.first:
+            return
         result = self.lm.evaluate(held_out, limit, self.metrics["data"]["most_frequent_token"])
+        if name:
+            self.metrics[name] = result
         self.metrics["evaluations"].append({"step": done, **result})
-        print(
+        self.say(
             f"step {done}  held out: accuracy {result['accuracy']:.4f}  perplexity "
-            f"{result['perplexity']:.2f}  (most frequent token {result['unigram_accuracy']:.4f})",
-            flush=True,
+            f"{result['perplexity']:.2f}  (most frequent token {result['unigram_accuracy']:.4f})"
         )
-        return result
 
     def save(self, done: int) -> None:
         now = time.monotonic()
         self.metrics["seconds"] += now - self.clock
         self.metrics["steps"] = done
         self.clock = now
+        if not self.workers.first:
+            return
         parts = (self.model, self.tokenizer, self.optimizer)
         state.save(self.folder, done, *parts, self.metrics)
         write_json(self.folder / state.METRICS, self.metrics)
@@ -178,15 +203,17 @@ def _optimizer(model: Any, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=_BETAS, weight_decay=0.0, fused=True)
 
 
-def _environment(model: Any) -> dict[str, Any]:
+def _environment(model: Any, workers: int) -> dict[str, Any]:
     """What the card says of the machine and the model."""
-    hardware = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    hardware = f"{platform.machine()} CPU"
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        hardware = f"{names[0]}, {torch.get_num_threads()} threads" if names else hardware
+        hardware = names[0] if names else hardware
     if model.device.type == "cuda":
-        hardware = torch.cuda.get_device_name(model.device)
+        hardware = f"{torch.cuda.get_device_name(model.device)}, {workers} of them"
+    else:
+        hardware += f", {workers * torch.get_num_threads()} threads"
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     parameters = sum(p.numel() for p in model.parameters())
     return {"hardware": hardware, "versions": versions, "parameters": parameters}

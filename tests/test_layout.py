@@ -40,6 +40,7 @@ LEVELS = [
     {"report", "prediction", "trainer", "perturbations"},
     {"training_run", "demo.pretraining"},
     {"train", "evaluate", "info", "demo.pretrain"},
+    {"demo.export"},
 ]
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import chain, pairwise
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from masktuning.config import UsageError
-from masktuning.demo import pretrain, pretraining
+from masktuning.demo import export, pretrain, pretraining
 from masktuning.demo.corpus import (
     SPECIAL,
     Shuffled,
@@ -26,6 +27,8 @@ from masktuning.demo.corpus import (
     packed_file,
     train_tokenizer,
 )
+from masktuning.demo.masked_lm import give_a_start, new_model
+from masktuning.demo.word_vectors import word_vectors
 
 SHARE = 0.1
 
@@ -99,6 +102,40 @@ def test_plain_transformers_loads_it(finished):
     assert tokenizer("a", "b").token_type_ids[-1] == 1
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     AutoModelForSequenceClassification.from_pretrained(finished)
+
+
+def test_the_exported_checkpoint_is_small_and_its_card_says_what_was_measured(finished, tmp_path):
+    metrics = export.export(finished, tmp_path / "checkpoint")
+    weights = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    exported, final = metrics["exported"], metrics["final"]
+    assert exported["accuracy"] == pytest.approx(final["accuracy"], abs=0.02)
+    assert metrics["untrained"]["accuracy"] < exported["accuracy"] - 0.1
+    card = (tmp_path / "checkpoint" / "README.md").read_text()
+    assert f"| {100 * exported['accuracy']:.1f} % | {exported['perplexity']:.1f} |" in card
+    assert "$" not in card and str(finished.parent) not in card
+    assert "--hidden_size 32" in card and "--seed" not in card  # what differs from the defaults
+    ids = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")(
+        "wordc [MASK]", return_tensors="pt"
+    )
+    AutoModelForMaskedLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)(**ids)
+    with pytest.raises(UsageError, match="holds no state of"):
+        export.main(["--run_dir", str(tmp_path), "--output", str(tmp_path / "other")])
+
+
+def test_two_processes_do_as_one_does(corpus, tmp_path):
+    """Each batch shared, the loss a mean over all of it; sums are rounded in another order."""
+    pretrain.main(command(corpus, tmp_path / "one", precision="fp32"))
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    words += ["-m", "masktuning.demo.pretrain"]
+    words += command(corpus, tmp_path / "two", precision="fp32")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 12/12") == 1
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name in one:
+        if not name.endswith("key.bias"):  # softmax cancels it, so Adam divides noise by noise
+            torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4)
 
 
 class KilledError(Exception):
@@ -258,3 +295,32 @@ def test_the_command_exits_with_2_and_helps_without_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--output_dir" in done.stdout, done.stderr
+
+
+def test_like_words_start_with_like_vectors():
+    """Two kinds of word in turn, and each kind's words are interchangeable."""
+    random = np.random.default_rng(0)
+    tokens = np.stack([random.integers(5, 15, 4000), random.integers(15, 25, 4000)], 1)
+    tokens = tokens.astype(np.uint16).ravel()
+    counts = np.bincount(tokens, minlength=30)
+    vectors = word_vectors(tokens, counts, 8, seed=1)
+    assert torch.equal(vectors, word_vectors(tokens, counts, 8, seed=1))
+    units = torch.nn.functional.normalize(vectors[5:25], dim=1)
+    cosines = units @ units.T
+    assert cosines[:10, :10].mean() > 0.5 > cosines[:10, 10:].abs().max() + 0.1
+    assert vectors.isfinite().all() and (vectors.norm(dim=1) < 8).all()
+
+
+def test_the_first_layer_starts_on_neighbours():
+    settings = SimpleNamespace(
+        hidden_size=160, num_layers=1, num_heads=5, max_length=64, seed=0, corruption="mask"
+    )
+    model = new_model(settings, 50, torch.device("cpu")).eval()
+    tokens = np.random.default_rng(0).integers(5, 50, 5000).astype(np.uint16)
+    give_a_start(model, tokens, np.bincount(tokens, minlength=50), 0)
+    ids = torch.from_numpy(tokens[:64].astype(np.int64))[None]
+    attention_hLL = model.bert(input_ids=ids, output_attentions=True).attentions[0][0]
+    for h, offset in enumerate((0, -1, 1, -2, 2)):
+        shares = [attention_hLL[h].diagonal(d).mean().item() for d in range(-4, 5)]
+        near = slice(max(0, 3 + offset), 6 + offset)
+        assert sum(shares[near]) > 0.5, (h, shares)

@@ -47,7 +47,7 @@ def check(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | Non
     if overwrite:
         _clear(folder)
         return None
-    metrics = _read_progress(found)
+    metrics = read_progress(found)
     for name, value in metrics["settings"].items():
         if name not in _MAY_CHANGE and value != settings[name]:
             raise UsageError(
@@ -93,7 +93,7 @@ def load(state: Path, model: Any, optimizer: Any) -> tuple[int, dict[str, Any]]:
     # from_pretrained knows which tensors are tied and stored once.
     model.load_state_dict(AutoModelForMaskedLM.from_pretrained(state).state_dict())
     optimizer.load_state_dict(torch.load(state / _OPTIMIZER, weights_only=True))
-    return _step_of(state), _read_progress(state)
+    return _step_of(state), read_progress(state)
 
 
 def _clear(folder: Path) -> None:
@@ -103,7 +103,7 @@ def _clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _read_progress(state: Path) -> dict[str, Any]:
+def read_progress(state: Path) -> dict[str, Any]:
     return json.loads((state / _PROGRESS).read_text(encoding="utf-8"))
 
 

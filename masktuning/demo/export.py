@@ -1,0 +1,133 @@
+"""A pretraining run's model as a small checkpoint: float16 weights, tokenizer, card with figures.
+
+    python -m masktuning.demo.export --run_dir out --output_dir checkpoint
+
+--run_dir is the --output_dir of `python -m masktuning.demo.pretrain`, finished or not. The figures
+are measured again, on the rounded weights that are written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from string import Template
+from types import SimpleNamespace
+from typing import Any
+
+import masktuning
+from masktuning.command_line import build_parser, parse, run_command
+from masktuning.config import UsageError
+from masktuning.demo.pretrain import PROGRAM as _PRETRAIN
+from masktuning.demo.pretrain import PretrainingArguments
+from masktuning.run_folder import write, write_json
+
+PROGRAM = "python -m masktuning.demo.export"
+_CORRUPTIONS = {"mask": "[MASK]", "80-10-10": "BERT's 80/10/10"}
+
+
+@dataclass
+class ExportArguments:
+    """From where, to where."""
+
+    _argument_group_name = "export"
+
+    run_dir: str | None = field(default=None, metadata={"help": "Folder of a pretraining run."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Where the checkpoint goes.", "aliases": ["--output"]}
+    )
+
+
+def main(argv: list[str]) -> None:
+    parser = build_parser(PROGRAM, __doc__ or "", [ExportArguments])
+    if "-h" in argv or "--help" in argv:
+        parser.print_help()
+        return
+    (arguments,) = parse(parser, argv, {})
+    for name in ("run_dir", "output_dir"):
+        if not getattr(arguments, name):
+            raise UsageError(f"--{name} is missing")
+    export(Path(arguments.run_dir), Path(arguments.output_dir))
+
+
+def export(run: Path, target: Path) -> dict[str, Any]:
+    """Writes the checkpoint and returns what its metrics.json holds.
+
+    Raises:
+        UsageError: if `run` holds no state of a pretraining run.
+    """
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    from masktuning.demo.corpus import Windows, packed_file
+    from masktuning.demo.masked_lm import MaskedLM, new_model
+    from masktuning.demo.pretraining_state import METRICS, newest, read_progress
+
+    state = newest(run)
+    if state is None:
+        raise UsageError(f"{run}: holds no state of `{_PRETRAIN}`")
+    metrics = read_progress(state)
+    model = AutoModelForMaskedLM.from_pretrained(state, dtype=torch.float16)
+    tokenizer = AutoTokenizer.from_pretrained(state)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    settings, device = metrics["settings"], torch.device("cpu")
+    held_out = Windows(packed_file(run, "held_out"), settings["max_length"])
+    untrained = new_model(SimpleNamespace(**settings), len(tokenizer), device)
+    for name, measured in (("exported", model.float()), ("untrained", untrained)):
+        lm = MaskedLM(measured, tokenizer, mask_rate=0.15, precision="fp32")
+        metrics[name] = lm.evaluate(
+            held_out, held_out.count, metrics["data"]["most_frequent_token"]
+        )
+    write(target / "README.md", _card(metrics))
+    write_json(target / METRICS, metrics)
+    return metrics
+
+
+def _card(metrics: dict[str, Any]) -> str:
+    settings, data, exported = metrics["settings"], metrics["data"], metrics["exported"]
+    untrained, start = metrics["untrained"], metrics["evaluations"][0]
+    tokens_seen = metrics["steps"] * settings["batch_size"] * settings["max_length"]
+    options = [
+        f"--{f.name} {settings[f.name]}"
+        for f in fields(PretrainingArguments)
+        if f.name in settings and f.name != "corpus" and settings[f.name] != f.default
+    ]
+    command = " ".join([_PRETRAIN, "--corpus", *settings["corpus"], *options, "--output_dir DIR"])
+    values = {
+        **{name: f"{value:,}" for name, value in data.items() if isinstance(value, int)},
+        **settings,
+        **metrics["versions"],
+        "version": masktuning.__version__,
+        "parameters": f"{metrics['parameters']:,}",
+        "layers": settings["num_layers"],
+        "width": settings["hidden_size"],
+        "heads": settings["num_heads"],
+        "length": settings["max_length"],
+        "masked_tokens": f"{exported['masked_tokens']:,}",
+        "accuracy": f"{100 * exported['accuracy']:.1f}",
+        "perplexity": f"{exported['perplexity']:.1f}",
+        "untrained_accuracy": f"{100 * untrained['accuracy']:.1f}",
+        "untrained_perplexity": f"{untrained['perplexity']:,.0f}",
+        "start_accuracy": f"{100 * start['accuracy']:.1f}",
+        "start_perplexity": f"{start['perplexity']:,.0f}",
+        "unigram_accuracy": f"{100 * exported['unigram_accuracy']:.1f}",
+        "files": " and ".join(f"`{name}`" for name in settings["corpus"]),
+        "megabytes": f"{data['bytes'] / 1e6:.0f}",
+        "held_out_share": f"{100 * settings['held_out_share']:g}",
+        "mask_rate": f"{100 * settings['mask_rate']:g}",
+        "decay_share": f"{100 * settings['decay_share']:g}",
+        "corruption": _CORRUPTIONS[settings["corruption"]],
+        "steps": f"{metrics['steps']:,}",
+        "tokens_seen": f"{tokens_seen:,}",
+        "epochs": f"{tokens_seen / data['train_tokens']:.1f}",
+        "hardware": metrics["hardware"],
+        "minutes": f"{metrics['seconds'] / 60:.0f}",
+        "starts": metrics["starts"],
+        "command": command,
+    }
+    template = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
+    return Template(template).substitute(values)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -69,6 +69,7 @@ def export(run: Path, target: Path) -> dict[str, Any]:
     model = AutoModelForMaskedLM.from_pretrained(state, dtype=torch.float16)
     tokenizer = AutoTokenizer.from_pretrained(state)
     model.save_pretrained(target)
+    (target / "model.safetensors").chmod(0o644)  # a wheel keeps the writer's 0600
     tokenizer.save_pretrained(target)
     settings, device = metrics["settings"], torch.device("cpu")
     held_out = Windows(packed_file(run, "held_out"), settings["max_length"])

@@ -17,7 +17,7 @@ def gather() -> dict[str, Any]:
     """Versions, devices, back ends with why they are missing, and the choice for each op."""
     import torch
 
-    from masktuning.ops import backend
+    from masktuning.ops import backend, cuda_images
 
     extension = backend.extension()
     return {
@@ -27,6 +27,7 @@ def gather() -> dict[str, Any]:
         "gpus": [_gpu(i) for i in range(torch.cuda.device_count())],
         "masktuning_C": dict(extension.build_info()) if extension else None,
         "backends": dict(backend.available()),
+        "cuda_images": cuda_images.describe(),
         "ops": backend.describe(),
     }
 
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> None:
     built = facts["masktuning_C"]
     if built:
         print(f"{'masktuning_C':14s}g++ {built.get('compiler')}; code for {built['processors']}")
+    print(f"{'CUDA images':14s}{facts['cuda_images']}")
     print("\nback ends")
     for name, reason in facts["backends"].items():
         print(f"  {name:12s}{reason or 'available'}")

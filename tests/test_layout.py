@@ -11,7 +11,7 @@ from conftest import ROOT
 
 # Lowest first: a module imports only from rows above its own.
 LEVELS = [
-    {"ops.random", "ops.native", "ops.checks", "ops.draw"},
+    {"ops.random", "ops.native", "ops.checks", "ops.draw", "ops.cuda_source"},
     {"ops.cuda_images"},
     {"ops.cpp", "ops.cuda", "ops.triton"},
     {"ops.backend"},
@@ -94,7 +94,7 @@ def test_the_kernels_folder_shadows_no_package():
 def test_works_from_the_repository_and_from_elsewhere(folder):
     code = (
         "import masktuning_C, masktuning.tasks as t; "
-        "from masktuning.ops import backend, cuda_images as i; import masktuning.kernels; "
+        "from masktuning.ops import backend, cuda_source as i; import masktuning.kernels; "
         "assert all(map(i.source_hash, i.OPS)); "
         "assert backend.extension() is masktuning_C; assert 'sst2' in t.names(); "
         "print(t.load_task('demo').labels)"
@@ -112,6 +112,9 @@ def test_the_installation_has_its_data():
     missing = [p for p in wanted if str(p.relative_to(ROOT)) not in recorded]
     assert len(wanted) > 30 and not missing
     assert "masktuning/py.typed" in recorded
+    kernels = [*(ROOT / "csrc" / "cuda").glob("*.cu*"), *(ROOT / "kernels").glob("*.py")]
+    assert len(kernels) >= 9 and "masktuning/csrc/philox.h" in recorded
+    assert {f"masktuning/{path.relative_to(ROOT)}" for path in kernels} <= recorded
     assert not [path for path in recorded if path.startswith(("csrc", "tests", "kernels"))]
 
 

@@ -117,12 +117,10 @@ def choose(op: str, device: torch.device) -> str:
     candidates = PREFERRED[op].get(device.type, ())
     if forced != "auto":
         return forced if check(forced) in candidates else "reference"
-    for name in candidates:
-        if not available()[name]:
-            return name
-    if candidates:
-        _warn_once(op, device.type, candidates[0])
-    return "reference"
+    found = next((name for name in candidates if not available()[name]), "reference")
+    if candidates and found != candidates[0]:
+        _warn_once(op, device.type, found, candidates[0])
+    return found
 
 
 def kernels_for(op: str, tensor: Tensor) -> Any:
@@ -136,9 +134,10 @@ def kernels_for(op: str, tensor: Tensor) -> Any:
 
 
 @cache
-def _warn_once(op: str, device: str, wanted: str) -> None:
+def _warn_once(op: str, device: str, found: str, wanted: str) -> None:
+    name = "the PyTorch reference" if found == "reference" else found
     warnings.warn(
-        f"{op} on {device} runs on the PyTorch reference: {wanted}: {available()[wanted]}",
+        f"{op} on {device} runs on {name}: {wanted}: {available()[wanted]}",
         RuntimeWarning,
         stacklevel=4,
     )

@@ -19,38 +19,14 @@ from pathlib import Path
 
 import torch
 
-from masktuning.ops import native
+from masktuning.ops import cuda_source, native
 
-OPS = ("mask_sampling", "token_substitution", "dual_cross_entropy")
 _DIGEST = hashlib.sha256().digest_size
+_PACKAGED = Path(__file__).resolve().parent.parent / "cubins"
 
 
 class ImageError(RuntimeError):
     """There is no usable image of the kernels for a GPU, and why."""
-
-
-_PACKAGE = Path(__file__).resolve().parent.parent
-_CUBINS = _PACKAGE / "cubins"
-
-
-@cache
-def sources() -> tuple[dict[str, str], dict[str, str]]:
-    """The text of each op's .cu file, and of the headers by the names that they are included by."""
-    root = _PACKAGE / "csrc"
-    if not root.is_dir():  # in a checkout it lies beside the package
-        root = _PACKAGE.parent / "csrc"
-    headers = [root / "philox.h", *sorted((root / "cuda").glob("*.cuh"))]
-    return (
-        {op: (root / "cuda" / f"{op}.cu").read_text(encoding="utf-8") for op in OPS},
-        {path.name: path.read_text(encoding="utf-8") for path in headers},
-    )
-
-
-def source_hash(op: str) -> str:
-    """16 hexadecimal digits that change with the source of `op` or any header."""
-    code, headers = sources()
-    text = "\0".join([code[op], *(f"{name}\0{headers[name]}" for name in sorted(headers))])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:
@@ -63,7 +39,7 @@ def packaged_image(op: str, arch: str) -> bytes | None:
     """The image that came with the package and runs on `arch`: its own, or an earlier minor's."""
     major, minor = int(arch[3:-1]), int(arch[-1])
     for older in range(minor, -1, -1):
-        path = _CUBINS / f"{op}-{source_hash(op)}-sm_{major}{older}.cubin"
+        path = _PACKAGED / cuda_source.image_name(op, f"sm_{major}{older}")
         if path.is_file():
             return path.read_bytes()
     return None
@@ -88,7 +64,7 @@ def compile_image(op: str, arch: str) -> bytes:
     library = nvrtc_library()
     if library is None:
         raise ImageError("no image for this GPU in the package, and no NVRTC to compile one")
-    code, headers = sources()
+    code, headers = cuda_source.sources()
     try:
         image, _, _ = native.module().nvrtc_compile(library, f"{op}.cu", code[op], headers, arch)
     except RuntimeError as error:
@@ -147,8 +123,19 @@ def _loaded(device: int, image: bytes) -> int | None:
         return None
 
 
+def describe() -> str:
+    """Where images come from here: the package, the cache, NVRTC."""
+    found = {path.stem.rpartition("-")[2] for path in _PACKAGED.glob("*.cubin")}
+    built = sorted(found, key=lambda arch: int(arch[3:]))
+    kept = len(list(cache_folder().glob("*.cubin")))
+    return (
+        f"packaged for {', '.join(built) or 'no GPU (built without nvcc)'}; "
+        f"{kept} in {cache_folder()}; NVRTC {nvrtc_library() or 'not found'}"
+    )
+
+
 def _cache_path(op: str, arch: str) -> Path:
-    return cache_folder() / f"{op}-{source_hash(op)}-{arch}.cubin"
+    return cache_folder() / cuda_source.image_name(op, arch)
 
 
 def _keep(path: Path, content: bytes) -> None:

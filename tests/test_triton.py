@@ -43,16 +43,13 @@ def compile_for(capability, kernel, signature, **constants):
     from triton.compiler import ASTSource
 
     names = kernel.arg_names
-    even = [
-        n for n in names if signature.get(n, "").startswith("*") or n in ("limit", "row_stride")
-    ]
+    aligned = {"limit", "row_stride"} | {n for n, kind in signature.items() if kind[0] == "*"}
+    even = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in aligned}
     source = ASTSource(
         kernel,
         {name: signature.get(name, "constexpr") for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={
-            (names.index(name),): [["tt.divisibility", 16]] for name in names if name in aligned
-        },
+        attrs=even,
     )
     options = {"num_warps": 16, "enable_fp_fusion": False}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm

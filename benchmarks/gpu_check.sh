@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in under 9 minutes: build, GPU tests, compute-sanitizer,
+# benchmarks, a training step and the demo.
+#
+#     bash benchmarks/gpu_check.sh OUTPUT_FOLDER
+#
+# OUTPUT_FOLDER gets a log a step, the results as JSON, and summary.json; the last lines say what
+# failed. The environment needs torch with CUDA, transformers, pytest and what tests/ import;
+# pybind11 and setuptools to build. Liger-Kernel and cut-cross-entropy are measured where installed.
+set -uo pipefail
+out=${1:?usage: gpu_check.sh OUTPUT_FOLDER}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+cd "$(dirname "$0")/.."
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0} PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+python=$(command -v python || command -v python3)
+deadline=$((SECONDS + 530))
+names=() codes=() times=()
+
+# step NAME SECONDS COMMAND...: its output to NAME.log, its exit status to the summary.
+step() {
+  local name=$1 limit=$2 left=$((deadline - SECONDS)) started=$SECONDS code
+  shift 2
+  [ "$left" -lt "$limit" ] && limit=$left
+  if [ "$limit" -le 5 ]; then
+    echo "no time was left" >"$out/$name.log"
+    code=124
+  else
+    timeout "$limit" "$@" >"$out/$name.log" 2>&1
+    code=$?
+  fi
+  names+=("$name") codes+=("$code") times+=("$((SECONDS - started))")
+  echo "$name: $([ "$code" = 0 ] && echo passed || echo "FAILED ($code)") in $((SECONDS - started)) s"
+}
+
+small=(-m pytest -q -x -p no:cacheprovider -p no:faulthandler tests/test_gpu.py -k)
+sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+
+step gpu 60 "$python" -c "import torch; print(torch.__version__, torch.cuda.get_device_name())"
+if [ "${codes[0]}" != 0 ]; then
+  echo "failed: torch sees no GPU (see $out/gpu.log)"
+  exit 1
+fi
+step build 120 "$python" setup.py build_ext --inplace
+step info 60 "$python" -m masktuning.info
+step tests 180 "$python" -m pytest -q -p no:cacheprovider --junitxml="$out/tests.xml" tests/test_gpu.py
+step rows 120 "$python" benchmarks/compare_gpu.py "$out/gpu.json"
+step train_step 60 "$python" benchmarks/train_step.py "$out/train_step.json"
+step demo 60 "$python" -m masktuning.train --output_dir "$out/demo" --disable_tqdm true
+step memcheck 70 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck \
+  --error-exitcode 9 "$python" "${small[@]}" "small and cuda and not 64"
+step racecheck 50 "$sanitizer" --tool racecheck --error-exitcode 9 "$python" "${small[@]}" \
+  "small_rows and cuda and 9001 and True or small_dual and cuda"
+step initcheck 50 "$sanitizer" --tool initcheck --error-exitcode 9 "$python" "${small[@]}" \
+  "small_rows and cuda and 9001 and True or small_masks and cuda"
+step benchmarks 90 "$python" -m pytest -q benchmarks --benchmark-only \
+  --benchmark-json="$out/benchmarks.json" --benchmark-columns=median,rounds
+
+{
+  echo '{"steps": ['
+  for i in "${!names[@]}"; do
+    [ "$i" = 0 ] || echo ,
+    printf ' {"name": "%s", "exit": %s, "seconds": %s}' "${names[i]}" "${codes[i]}" "${times[i]}"
+  done
+  echo ']}'
+} >"$out/summary.json"
+failed=()
+for i in "${!names[@]}"; do [ "${codes[i]}" = 0 ] || failed+=("${names[i]}"); done
+grep -h '^MISSED' "$out/rows.log" 2>/dev/null
+if [ "${#failed[@]}" = 0 ]; then
+  echo "all passed"
+else
+  echo "failed: ${failed[*]} (see $out/<name>.log)"
+  exit 1
+fi

@@ -133,6 +133,20 @@ def kernels_for(op: str, tensor: Tensor) -> Any:
     return _MODULES.get(choose(op, tensor.device))
 
 
+def kernels_compiled_in(op: str, tensor: Tensor) -> Any:
+    """The same inside a registered op, which stands in a graph whatever is forced by now.
+
+    Raises:
+        BackendError: if nothing but the reference runs there.
+    """
+    if kernels := kernels_for(op, tensor):
+        return kernels
+    for name in PREFERRED[op].get(tensor.device.type, ()):
+        if not available()[name]:
+            return _MODULES[name]
+    raise BackendError(f"{op} was compiled for kernels that are not available on {tensor.device}")
+
+
 @cache
 def _warn_once(op: str, device: str, found: str, wanted: str) -> None:
     name = "the PyTorch reference" if found == "reference" else found

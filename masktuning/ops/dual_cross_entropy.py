@@ -125,7 +125,7 @@ def _forward(
     label_smoothing: float,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor]:
-    kernels = backend.kernels_for("dual_cross_entropy", logits)
+    kernels = backend.kernels_compiled_in("dual_cross_entropy", logits)
     return kernels.dual_cross_entropy(
         losses, logits, labels, denominators, alpha, label_smoothing, ignore_index
     )

@@ -205,7 +205,7 @@ def _forward(
     M, V = hidden.shape[0], weight.shape[0]
     # Rows start at multiples of 64 elements: aligned loads whatever the vocabulary's size.
     logits_MV = hidden.new_empty(M, -(-V // 64) * 64)[:, :V]
-    kernels = backend.kernels_for("masked_lm_head", hidden)
+    kernels = backend.kernels_compiled_in("masked_lm_head", hidden)
     late = {"bias": bias} if bias is not None and kernels.ADDS_BIAS else {}
     if bias is None or late:
         torch.mm(hidden, weight.t(), out=logits_MV)

@@ -84,8 +84,7 @@ def test_awkward_rows(kind, top_k, processors):
 
         reference = substitute_tokens(logits, **rows, top_k=top_k)
     assert torch.equal(tokens, reference.tokens)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        expected = float64_losses(logits, rows["targets"])
+    expected = float64_losses(logits, rows["targets"])
     np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -355,3 +354,16 @@ def test_every_argument_struct_is_as_long_as_its_packing():
                 kind = "pointer" if "*" in name else field.removeprefix("const ").split()[0]
                 total += sizes[kind]
         assert -(-total // 8) * 8 == struct.calcsize(packing)
+
+
+@pytest.mark.parametrize("processors", [FEW, MANY])
+def test_no_choice_keeps_the_tokens(processors):
+    """top_k 0 is what the benchmarks call loss only."""
+    rows, logits = rows_for(4, 9000), make_logits(4, 9000, torch.float32)
+    with emulated(processors):
+        losses, tokens, filled, _ = cuda.substitute_tokens(
+            logits, **rows, banned_ids=None, top_k=0, temperature=1.0, gradient_scale=0.0
+        )
+    assert torch.equal(filled, rows["input_ids"])
+    assert tokens.tolist() == [*rows["input_ids"].flatten()[:3].tolist(), -1]
+    np.testing.assert_allclose(losses.numpy(), float64_losses(logits, rows["targets"]), rtol=1e-5)

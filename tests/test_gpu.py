@@ -38,8 +38,8 @@ NAMES = list(MODULES)
 
 @pytest.fixture(autouse=True)
 def _present(request):
-    if "name" in request.fixturenames:
-        name = request.getfixturevalue("name")
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
+    if name:
         assert backend.available()[name] == "", backend.available()[name]
 
 

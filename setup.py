@@ -35,10 +35,9 @@ def find_nvcc() -> str | None:
 
 def build_cubins(nvcc: str, folder: Path) -> None:
     """An image of every .cu file for each architecture that this nvcc knows."""
+    folder.mkdir(parents=True)
     known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True)
     archs = [arch for arch in cuda_source.ARCHITECTURES if arch in known.stdout.split()]
-    shutil.rmtree(folder, ignore_errors=True)  # images of an earlier source
-    folder.mkdir(parents=True)
 
     def compile_one(job: tuple[str, str]) -> None:
         op, arch = job
@@ -57,11 +56,16 @@ class BuildWithCubins(build_ext):
     def run(self) -> None:
         super().run()
         root = Path() if self.inplace or self.editable_mode else Path(self.build_lib)
-        nvcc = find_nvcc()
+        folder, nvcc = root / "masktuning" / "cubins", find_nvcc()
+        shutil.rmtree(folder, ignore_errors=True)  # images of an earlier build
         if nvcc is None:
             print("no nvcc, or MASKTUNING_CUDA=0: CUDA kernels will be compiled on first use")
-        else:
-            build_cubins(nvcc, root / "masktuning" / "cubins")
+            return
+        try:
+            build_cubins(nvcc, folder)
+        except (OSError, subprocess.CalledProcessError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            print(f"{nvcc} failed ({error}): CUDA kernels will be compiled on first use")
 
 
 setup(

@@ -5,10 +5,14 @@
 #     bash benchmarks/gpu_check.sh OUTPUT_FOLDER
 #
 # OUTPUT_FOLDER gets a log a step, the results as JSON, and summary.json; the last lines say what
-# failed. The environment needs torch with CUDA, transformers, pytest and what tests/ import;
-# pybind11 and setuptools to build. Liger-Kernel and cut-cross-entropy are measured where installed.
+# failed. Needs a torch with CUDA and the test extra: pip install -c constraints.txt ".[test]".
+# Liger-Kernel, cut-cross-entropy, quack and flash-attn are measured too where they are installed.
 set -uo pipefail
-out=${1:?usage: gpu_check.sh OUTPUT_FOLDER}
+if [ $# != 1 ]; then
+  echo "usage: bash benchmarks/gpu_check.sh OUTPUT_FOLDER" >&2
+  exit 2
+fi
+out=$1
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
@@ -37,9 +41,10 @@ step() {
 small=(-m pytest -q -x -p no:cacheprovider -p no:faulthandler tests/test_gpu.py -k)
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 
-step gpu 60 "$python" -c "import torch; print(torch.__version__, torch.cuda.get_device_name())"
+step gpu 60 "$python" -c "import hypothesis, pybind11, pytest, pytest_benchmark, scipy, setuptools
+import torch, transformers; print(torch.__version__, torch.cuda.get_device_name())"
 if [ "${codes[0]}" != 0 ]; then
-  echo "failed: torch sees no GPU (see $out/gpu.log)"
+  echo "failed: no GPU to check, or a package is missing: $(tail -n 1 "$out/gpu.log")"
   exit 1
 fi
 step build 120 "$python" setup.py build_ext --inplace

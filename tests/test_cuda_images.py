@@ -26,7 +26,8 @@ _USE = re.compile(
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cuda_images, "_PACKAGED", tmp_path / "packaged")
+    (tmp_path / "packaged").mkdir()
+    monkeypatch.setattr(cuda_images, "packaged_folders", lambda: [tmp_path / "packaged"])
 
 
 def register_bound(kernel):
@@ -128,9 +129,8 @@ def test_packaged_before_cached_before_compiled(monkeypatch):
     cuda_images.load(0, "sm_86", KERNELS)
     assert calls == [("load", b"\x7fELFnew")]  # the cache's
     calls.clear()
-    cuda_images._PACKAGED.mkdir()
     for arch in ("sm_75", "sm_80", "sm_90"):
-        path = cuda_images._PACKAGED / cuda_source.image_name("mask_sampling", arch)
+        path = cuda_images.packaged_folders()[0] / cuda_source.image_name("mask_sampling", arch)
         path.write_bytes(arch.encode())
     handles = cuda_images.load(0, "sm_86", KERNELS)
     assert calls == [("load", b"sm_80")]  # the same major version, and not above
@@ -139,8 +139,7 @@ def test_packaged_before_cached_before_compiled(monkeypatch):
 
 def test_an_image_that_the_driver_refuses_is_compiled_anew(monkeypatch):
     calls = fake_module(monkeypatch, accepts=lambda image: image == b"\x7fELFnew")
-    cuda_images._PACKAGED.mkdir()
-    path = cuda_images._PACKAGED / cuda_source.image_name("mask_sampling", "sm_90")
+    path = cuda_images.packaged_folders()[0] / cuda_source.image_name("mask_sampling", "sm_90")
     path.write_bytes(b"old")
     cuda_images.load(0, "sm_90", KERNELS)
     assert [call[0] for call in calls] == ["load", "compile", "load"]

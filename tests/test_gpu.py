@@ -318,7 +318,7 @@ def test_images_can_also_be_compiled_here(tmp_path, monkeypatch):
     from masktuning.ops import cuda_images
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(cuda_images, "_PACKAGED", tmp_path / "none")
+    monkeypatch.setattr(cuda_images, "packaged_folders", list)
     cuda.load.cache_clear()
     try:
         check_kernel(cuda.substitute_tokens, 3, 9001, torch.float16, top_k=8, device="cuda")

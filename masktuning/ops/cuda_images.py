@@ -22,7 +22,7 @@ import torch
 from masktuning.ops import cuda_source, native
 
 _DIGEST = hashlib.sha256().digest_size
-_PACKAGED = Path(__file__).resolve().parent.parent / "cubins"
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 class ImageError(RuntimeError):
@@ -35,13 +35,22 @@ def cache_folder() -> Path:
     return Path(base) / "masktuning"
 
 
+def packaged_folders() -> list[Path]:
+    """Where a build puts its images: in the package, and in the one installed beside a checkout."""
+    folders = [_PACKAGE / "cubins"]
+    if extension := native.extension():
+        folders.append(Path(str(extension.__file__)).resolve().parent / "masktuning" / "cubins")
+    return folders
+
+
 def packaged_image(op: str, arch: str) -> bytes | None:
     """The image that came with the package and runs on `arch`: its own, or an earlier minor's."""
     major, minor = int(arch[3:-1]), int(arch[-1])
     for older in range(minor, -1, -1):
-        path = _PACKAGED / cuda_source.image_name(op, f"sm_{major}{older}")
-        if path.is_file():
-            return path.read_bytes()
+        for folder in packaged_folders():
+            path = folder / cuda_source.image_name(op, f"sm_{major}{older}")
+            if path.is_file():
+                return path.read_bytes()
     return None
 
 
@@ -125,11 +134,12 @@ def _loaded(device: int, image: bytes) -> int | None:
 
 def describe() -> str:
     """Where images come from here: the package, the cache, NVRTC."""
-    found = {path.stem.rpartition("-")[2] for path in _PACKAGED.glob("*.cubin")}
-    built = sorted(found, key=lambda arch: int(arch[3:]))
+    current = cuda_source.image_name(cuda_source.OPS[0], "*")  # of this source, not an older one
+    paths = [path for folder in packaged_folders() for path in folder.glob(current)]
+    built = sorted({path.stem.rpartition("-")[2] for path in paths}, key=lambda arch: int(arch[3:]))
     kept = len(list(cache_folder().glob("*.cubin")))
     return (
-        f"packaged for {', '.join(built) or 'no GPU (built without nvcc)'}; "
+        f"packaged for {', '.join(built) or 'no GPU'}; "
         f"{kept} in {cache_folder()}; NVRTC {nvrtc_library() or 'not found'}"
     )
 

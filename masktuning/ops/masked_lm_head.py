@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from masktuning.ops import backend
+from masktuning.ops.checks import check_tensor
 from masktuning.ops.token_substitution import (
     check_draw,
     check_rows,
@@ -88,8 +89,11 @@ def masked_lm_head(
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+    for name, operand in (("weight", weight), ("bias", bias)):
+        if operand is not None:
+            check_tensor(name, operand, hidden.dtype, operand.shape, hidden.device)
     kernels = backend.kernels_for("masked_lm_head", hidden)
-    if kernels is None or weight.dtype != hidden.dtype:
+    if kernels is None:
         return masked_lm_head_from_logits(F.linear(hidden, weight, bias), *rows, top_k, temperature)
     check_rows(*rows, hidden.shape[0], weight.shape[0], hidden.device)
     check_draw(top_k, temperature)
@@ -102,7 +106,7 @@ def masked_lm_head(
     losses_M, tokens_M, filled_BL, lse_M, _ = torch.ops.masktuning.masked_lm_head(
         hidden, weight, bias, *rows, top_k, temperature, train
     )
-    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M)
+    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M.detach())
 
 
 def _in_chunks(
@@ -137,7 +141,7 @@ def _in_chunks(
         )
         parts.append((losses, tokens, lse))
     losses_M, tokens_M, lse_M = (torch.cat(column) for column in zip(*parts, strict=True))
-    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M)
+    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M.detach())
 
 
 def masked_lm_head_from_logits(

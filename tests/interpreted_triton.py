@@ -59,7 +59,7 @@ def test_bfloat16():
         assert torch.equal(tokens, substitute_tokens(logits, **rows, top_k=4).tokens)
 
 
-@pytest.mark.parametrize("V", [300, 40000])
+@pytest.mark.parametrize("V", [300, 9000])
 @pytest.mark.parametrize("kind", ["constant", "tied", "minus infinity"])
 def test_awkward_rows(kind, V):
     index = torch.arange(V)
@@ -81,7 +81,7 @@ def test_awkward_rows(kind, V):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of inf - inf
-@pytest.mark.parametrize("V", [50, 40000])
+@pytest.mark.parametrize("V", [50, 9000])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_broken_row_shows_and_stays_alone(bad, V):
     rows, logits = rows_for(5, V), make_logits(5, V, torch.float32)

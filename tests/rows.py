@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from masktuning.ops import backend, substitute_tokens
-from masktuning.ops.masked_lm_head import gradient_scale
+from masktuning.ops.fused_head import gradient_scale
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -16,7 +16,7 @@ LEVELS = [
     {"ops.cpp", "ops.cuda", "ops.triton"},
     {"ops.backend"},
     {"ops.mask_sampling"},
-    {"ops.dual_cross_entropy", "ops.token_substitution"},
+    {"ops.dual_cross_entropy", "ops.token_substitution", "ops.fused_head"},
     {"ops.masked_lm_head"},
     {"ops"},
     {"objective", "heads", "attention_mask"},
@@ -190,12 +190,11 @@ def test_auto_says_once_that_it_settled_for_less(monkeypatch):
 
     from masktuning.ops import backend
 
-    reasons = {**backend.available(), "cpp": "masktuning_C is not built: run `pip install .`"}
-    monkeypatch.setattr(backend, "available", lambda: reasons)
+    monkeypatch.setattr(backend, "extension", lambda: None)
+    backend.missing.cache_clear()
     backend._warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match=r"runs on the PyTorch reference: cpp: masktuning_C"):
         assert backend.choose("sample_masks", torch.device("cpu")) == "reference"
     assert backend.choose("sample_masks", torch.device("cpu")) == "reference"  # no second warning
-    with pytest.warns(RuntimeWarning, match="dual_cross_entropy on cuda runs on the PyTorch ref"):
-        assert backend.choose("dual_cross_entropy", torch.device("cuda")) == "reference"
     backend._warn_once.cache_clear()
+    backend.missing.cache_clear()

@@ -115,21 +115,18 @@ def load(device: int, arch: str, kernels: Mapping[str, Sequence[str]]) -> dict[s
     handles: dict[str, int] = {}
     for op, names in kernels.items():
         image = packaged_image(op, arch) or cached_image(op, arch)
-        module = _loaded(device, image) if image else None
-        if module is None:  # none is there, or one that the driver refuses
-            module = _loaded(device, compile_image(op, arch))
+        try:
+            module = native.module().cuda_load(device, image) if image else None
+        except RuntimeError:  # one that the driver refuses: of another toolkit, or damaged
+            module = None
         if module is None:
-            raise ImageError(f"the driver refuses the image of {op} for {arch}")
+            try:
+                module = native.module().cuda_load(device, compile_image(op, arch))
+            except RuntimeError as error:
+                raise ImageError(f"{op} for {arch}: {error}") from error
         for name in names:
             handles[name] = native.module().cuda_function(device, module, name)
     return handles
-
-
-def _loaded(device: int, image: bytes) -> int | None:
-    try:
-        return native.module().cuda_load(device, image)
-    except RuntimeError:
-        return None
 
 
 def describe() -> str:
@@ -152,8 +149,9 @@ def _keep(path: Path, content: bytes) -> None:
     """Written whole, then renamed: another process never sees a part. A full disk is no error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            partial = Path(folder) / path.name
+            partial.write_bytes(content)
+            os.replace(partial, path)
     except OSError as error:
         warnings.warn(f"the compiled kernels are not kept: {error}", RuntimeWarning, stacklevel=2)

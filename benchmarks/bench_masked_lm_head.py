@@ -1,6 +1,7 @@
 """masked_lm_head, forward and backward, beside stock PyTorch and other packages' fused heads.
 
 Liger's and cut-cross-entropy's fused heads choose no token: they do less than the others here.
+Above 256 MiB of logits (the larger GPU shape) ours makes them in chunks, twice.
 Shapes: M masked positions, H width, V vocabulary.
 """
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from row_work import choose_and_put_in, make_rows
+from timing import half_dtype
 
 from masktuning.ops import backend, masked_lm_head
 
 GPU = torch.cuda.is_available()
-DEVICE, DTYPE = ("cuda", torch.bfloat16) if GPU else ("cpu", torch.float32)
+DEVICE, DTYPE = ("cuda", half_dtype()) if GPU else ("cpu", torch.float32)
 SHAPES = [(205, 768, 30522), (3270, 768, 50265)] if GPU else [(102, 384, 30522)]
 OURS = ["reference", "cpp", "cuda", "triton"]
 

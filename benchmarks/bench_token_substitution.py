@@ -6,6 +6,7 @@ Shapes: M masked positions, V vocabulary.
 import pytest
 import torch
 from row_work import implementations, make_rows
+from timing import half_dtype
 
 GPU = torch.cuda.is_available()
 SHAPES = [(800, 30522), (3270, 50265)] if GPU else [(102, 30522), (512, 50265)]
@@ -17,7 +18,7 @@ NAMES = ["copy", "cpp", "cuda", "triton", "eager", "torch.compile", "liger", "qu
 @pytest.mark.parametrize(("M", "V"), SHAPES)
 def bench_substitute_tokens(benchmark, name, k, M, V):
     benchmark.group = f"substitute_tokens with gradient M={M} V={V} k={k}"
-    dtype, device = (torch.bfloat16, "cuda") if GPU else (torch.float32, "cpu")
+    dtype, device = (half_dtype(), "cuda") if GPU else (torch.float32, "cpu")
     logits, rows = make_rows(M, V, dtype, device)
     work = implementations(logits, rows, k)
     if name not in work:

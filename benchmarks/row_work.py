@@ -85,8 +85,8 @@ def implementations(
         own = name == "cpp" if logits.device.type == "cpu" else name != "cpp"
         if own and not backend.available()[name]:
             work[name] = lambda m=module: m.substitute_tokens(logits, **rows, top_k=k, **draw)
-    if "cuda" in work:  # the same kernel without the choice of a token
-        work["cuda, loss only"] = lambda: cuda.substitute_tokens(logits, **rows, top_k=0, **draw)
+    if "cuda" in work:  # the same kernel, but nothing reaches its threshold: no candidate, no draw
+        work["cuda, no choice"] = lambda: cuda.substitute_tokens(logits, **rows, top_k=0, **draw)
     work["eager"] = lambda: eager(logits, rows, k, buffers)
     if not peers:
         return work

@@ -8,6 +8,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,10 +18,14 @@ Call = Callable[[], Any]
 
 
 def device_us(call: Call, setup: Call = lambda: None, rounds: int = 30) -> float:
-    """Median microseconds between events around `call`; `setup` runs before each, untimed."""
+    """Median microseconds between events around `call`; `setup` runs before each, untimed.
+
+    The device is kept busy meanwhile, so that the host's time to start `call` does not show.
+    """
     times = []
     for i in range(rounds + 3):
         setup()
+        torch.cuda._sleep(2_000_000)  # cycles, about a millisecond
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call()
@@ -53,6 +59,11 @@ def host_us(call: Call, calls: int = 200) -> float:
     return 1e6 * elapsed / calls
 
 
+def half_dtype() -> torch.dtype:
+    """bfloat16 where the GPU computes in it (sm_80 and up), else float16."""
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+
+
 @cache
 def copy_bytes_per_us() -> float:
     """Bytes read and written a microsecond by a device copy of 1 GiB: the ceiling here."""
@@ -72,12 +83,10 @@ def environment() -> dict[str, Any]:
         "commit": git.stdout.strip() or None,
     }
     if torch.cuda.is_available():
-        import triton
-
         facts |= {
             "gpu": torch.cuda.get_device_name(),
             "cuda": torch.version.cuda,
-            "triton": triton.__version__,
+            "triton": version("triton") if find_spec("triton") else None,
             "copy_TB_per_s": copy_bytes_per_us() / 1e6,
         }
     return facts

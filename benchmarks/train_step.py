@@ -21,7 +21,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).parent))
-from timing import environment
+from timing import environment, half_dtype
 
 from masktuning.methods.finetuning import Finetuning
 from masktuning.methods.mask_tuning import MaskTuning
@@ -31,6 +31,7 @@ from masktuning.objective import Perturbation
 from masktuning.ops import backend
 
 GPU = torch.cuda.is_available()
+HALF = half_dtype() if GPU else torch.bfloat16
 DEVICE = torch.device("cuda" if GPU else "cpu")
 SIZE = {} if GPU else {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 B, L, ROUNDS = (32, 128, 20) if GPU else (8, 64, 10)
@@ -71,7 +72,7 @@ def make_steps() -> dict[str, Callable[[], None]]:
 
     def step(method: Any, name: str) -> Callable[[], None]:
         def run() -> None:
-            with backend.use(name), torch.autocast(DEVICE.type, torch.bfloat16, enabled=GPU):
+            with backend.use(name), torch.autocast(DEVICE.type, HALF, enabled=GPU):
                 method.step(model, batch, context)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

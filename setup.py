@@ -1,18 +1,75 @@
 """Builds the torch-free module masktuning_C; everything else is in pyproject.toml.
 
 torch is no build requirement: the module takes addresses and sizes, so one build serves every
-torch and `pip install .` works with build isolation on any machine with a C++17 compiler.
+torch and `pip install .` works with build isolation on any machine with a C++17 compiler. Where
+nvcc is found, images of the CUDA kernels are made too; without it NVRTC makes them on first use.
 """
 
+import importlib.util
+import os
+import shutil
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from pathlib import Path
 
-from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 
 ParallelCompile(needs_recompile=lambda *_: True).install()
 
+spec = importlib.util.spec_from_file_location("cuda_source", "masktuning/ops/cuda_source.py")
+assert spec is not None and spec.loader is not None
+cuda_source = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cuda_source)
+
+
+def find_nvcc() -> str | None:
+    """nvcc under CUDA_HOME or on the path; MASKTUNING_CUDA=0 leaves it alone."""
+    if os.environ.get("MASKTUNING_CUDA") == "0":
+        return None
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which("nvcc", path=f"{home}/bin" if home else None)
+
+
+def build_cubins(nvcc: str, folder: Path) -> None:
+    """An image of every .cu file for each architecture that this nvcc knows."""
+    folder.mkdir(parents=True)
+    known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True)
+    archs = [arch for arch in cuda_source.ARCHITECTURES if arch in known.stdout.split()]
+
+    def compile_one(job: tuple[str, str]) -> None:
+        op, arch = job
+        target = folder / cuda_source.image_name(op, arch)
+        options = ["-cubin", f"-arch={arch}", "-std=c++17", "-Icsrc", "-o", str(target)]
+        subprocess.run([nvcc, *options, f"csrc/cuda/{op}.cu"], check=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, [(op, arch) for op in cuda_source.OPS for arch in archs]))
+    print(f"CUDA images for {', '.join(archs)} by {nvcc}")
+
+
+class BuildWithCubins(build_ext):
+    """The C++ module, then the images beside the package's files."""
+
+    def run(self) -> None:
+        super().run()
+        root = Path() if self.inplace or self.editable_mode else Path(self.build_lib)
+        folder, nvcc = root / "masktuning" / "cubins", find_nvcc()
+        shutil.rmtree(folder, ignore_errors=True)  # images of an earlier build
+        if nvcc is None:
+            print("no nvcc, or MASKTUNING_CUDA=0: CUDA kernels will be compiled on first use")
+            return
+        try:
+            build_cubins(nvcc, folder)
+        except (OSError, subprocess.CalledProcessError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            print(f"{nvcc} failed ({error}): CUDA kernels will be compiled on first use")
+
+
 setup(
+    cmdclass={"build_ext": BuildWithCubins},
     ext_modules=[
         Pybind11Extension(
             "masktuning_C",
@@ -25,14 +82,15 @@ setup(
             extra_link_args=["-pthread", "-ldl"] if sys.platform == "linux" else ["-pthread"],
         )
     ],
-    # Triton kernels live at the top, beside csrc; `kernels` alone would shadow another package.
+    # Triton kernels and CUDA source live at the top; `kernels` alone would shadow another package.
     packages=[
         "masktuning",
+        "masktuning.csrc",
         "masktuning.demo",
         "masktuning.kernels",
         "masktuning.methods",
         "masktuning.ops",
         "masktuning.tasks",
     ],
-    package_dir={"masktuning.kernels": "kernels"},
+    package_dir={"masktuning.csrc": "csrc", "masktuning.kernels": "kernels"},
 )

@@ -8,10 +8,14 @@ import torch
 
 from masktuning.ops import backend, sample_masks
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-@pytest.mark.parametrize("name", ["reference", "cpp"])
+
+@pytest.mark.parametrize("name", ["reference", "cpp", "cuda", "triton"])
 @pytest.mark.parametrize(("B", "L"), [(16, 32), (32, 128), (128, 512)])
 def bench_sample_masks(benchmark, name, B, L):
+    if backend.available()[name] or (name == "cpp" and DEVICE == "cuda"):
+        pytest.skip(f"{name} does not run on {DEVICE} here")
     benchmark.group = f"sample_masks B={B} L={L}"
     generator = torch.Generator().manual_seed(0)
     lengths_B = torch.randint(L // 2, L + 1, (B,), generator=generator)
@@ -27,5 +31,12 @@ def bench_sample_masks(benchmark, name, B, L):
         int(offsets[-1]),
         4,
     )
+    arguments = [a.to(DEVICE) if isinstance(a, torch.Tensor) else a for a in arguments]
+
+    def call():
+        sample_masks(*arguments)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
     with backend.use(name):
-        benchmark(sample_masks, *arguments)
+        benchmark(call)

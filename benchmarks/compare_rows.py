@@ -9,34 +9,25 @@ Shapes: M masked positions, V vocabulary.
 from __future__ import annotations
 
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_token_substitution import SHAPES, eager, make_rows
+from row_work import implementations, make_rows
+from timing import environment
 
-from masktuning.ops import cpp
-
+SHAPES = [(102, 30522), (512, 50265)]
 ROUNDS = 40
 
 
 def compare(M: int, V: int, k: int) -> dict[str, float]:
     """Median seconds of ours, eager and a copy of the same bytes, and the medians of the ratios."""
     logits, rows = make_rows(M, V)
-    original, buffers = logits.clone(), (torch.empty(M, V), torch.empty(M, V))
-    draw = {"banned_ids": None, "top_k": k, "temperature": 1.0}
-    inputs = (rows["input_ids"], rows["positions"], rows["targets"])
-    sides = (
-        lambda: cpp.substitute_tokens(logits, **rows, **draw, gradient_scale=1.0),
-        lambda: eager(logits, *inputs, k, buffers),
-        lambda: buffers[0].copy_(logits),
-    )
+    original = logits.clone()
+    work = implementations(logits, rows, k, peers=False)
+    sides = [work[name] for name in ("cpp", "eager", "copy")]
 
     def seconds(side):
         logits.copy_(original)
@@ -61,14 +52,10 @@ def compare(M: int, V: int, k: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    git = ["git", "rev-parse", "--short", "HEAD"]
     result = {
         "command": "python benchmarks/compare_rows.py",
         "dtype": "float32",
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        **environment(),
         "rows": [compare(M, V, k) for M, V in SHAPES for k in (1, 8)],
     }
     text = json.dumps(result, indent=1)

@@ -119,7 +119,7 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(masktuning_C, module) {
-  module.doc() = "CPU kernels of masktuning; addresses and sizes only, call them through masktuning.ops";
+  module.doc() = "CPU kernels and the CUDA launcher of masktuning; addresses and sizes only, call them through masktuning.ops";
   module.attr("ABI") = kAbi;
   module.def("build_info", &build_info);
   module.def("philox4x32_10", &philox);
@@ -129,6 +129,6 @@ PYBIND11_MODULE(masktuning_C, module) {
   module.def("dual_cross_entropy", &dual);
   module.def("nvrtc_compile", &compile_with_nvrtc);
   module.def("cuda_load", &cuda_load, py::call_guard<py::gil_scoped_release>());
-  module.def("cuda_function", &cuda_function);
-  module.def("cuda_launch", &cuda_launch);
+  module.def("cuda_function", &cuda_function, py::call_guard<py::gil_scoped_release>());
+  module.def("cuda_launch", &cuda_launch, py::call_guard<py::gil_scoped_release>());
 }

@@ -1,7 +1,7 @@
 """substitute_tokens in Triton: a program a row.
 
-`substitute_rows` holds a row of up to 32,768 logits in registers: one read, one write.
-`substitute_long_rows` goes over longer ones in tiles, twice.
+`substitute_rows` holds a row of up to 8,192 logits in registers: one read, one write.
+`substitute_long_rows` goes over longer ones in tiles, twice; the second time from a cache.
 
 Launched without fused multiply-adds, so that the draw rounds as on every back end.
 Shapes: M rows, V vocabulary, N banned ids, K candidates (as a power of two).
@@ -177,9 +177,7 @@ def substitute_long_rows(
     row = logits + m * row_stride
     target = tl.load(targets + m)
     value, index = _empty_list(TOP_K, K)
-    shift, total, x_target = tl.load(rng) * 0.0, tl.load(rng) * 0.0, tl.load(rng) * 0.0
-    top = shift - float("inf")
-    nans = tl.load(rng).to(tl.int32) * 0
+    shift, total, x_target, top, nans = 0.0, 0.0, 0.0, -float("inf"), 0
     for start in range(0, V, BLOCK):
         v = start + tl.arange(0, BLOCK)
         x = _load(row, bias, v, V, limit, HAS_BIAS)

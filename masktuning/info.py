@@ -5,6 +5,7 @@ python -m masktuning.info
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -14,10 +15,10 @@ from masktuning.config import UsageError
 
 
 def gather() -> dict[str, Any]:
-    """Versions, devices, back ends with why they are missing, and the choice for each op."""
+    """Versions, devices, and back ends with why they are missing."""
     import torch
 
-    from masktuning.ops import backend
+    from masktuning.ops import backend, cuda_images
 
     extension = backend.extension()
     return {
@@ -27,7 +28,8 @@ def gather() -> dict[str, Any]:
         "gpus": [_gpu(i) for i in range(torch.cuda.device_count())],
         "masktuning_C": dict(extension.build_info()) if extension else None,
         "backends": dict(backend.available()),
-        "ops": backend.describe(),
+        "cuda_images": cuda_images.describe(),
+        "forced": os.environ.get(backend.ENVIRONMENT, "auto"),
     }
 
 
@@ -43,23 +45,31 @@ def _gpu(index: int) -> str:
 
 
 def main(argv: list[str]) -> None:
+    if argv in (["-h"], ["--help"]):
+        print((__doc__ or "").strip())
+        return
     if argv:
         raise UsageError(f"info takes no arguments, so not {argv[0]!r}")
-    try:
-        facts = gather()
-    except ValueError as error:  # a back end that the environment names and is not here
-        raise UsageError(str(error)) from None
+    facts = gather()
     for name in ("masktuning", "python", "torch", "transformers", "datasets", "threads"):
         print(f"{name:14s}{facts[name]}")
     print(f"{'gpus':14s}{', '.join(facts['gpus']) or 'none'}")
     built = facts["masktuning_C"]
     if built:
         print(f"{'masktuning_C':14s}g++ {built.get('compiler')}; code for {built['processors']}")
+    print(f"{'CUDA images':14s}{facts['cuda_images']}")
     print("\nback ends")
     for name, reason in facts["backends"].items():
         print(f"  {name:12s}{reason or 'available'}")
+    from masktuning.ops import backend
+
+    print(f"  {backend.ENVIRONMENT}={facts['forced']}")
+    try:
+        rows = backend.describe()
+    except backend.BackendError as error:  # the one that the environment names is not here
+        raise UsageError(str(error)) from None
     print("\nop                    device  uses")
-    for row in facts["ops"]:
+    for row in rows:
         print(f"  {row['op']:20s}{row['device']:8s}{row['backend']}")
 
 

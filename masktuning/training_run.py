@@ -9,6 +9,7 @@ import tempfile
 import time
 from dataclasses import fields
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ def run(options: Options) -> None:
     trainer.save_state()
     facts = {
         **{f.name: getattr(args, f.name) for f in fields(args)},
+        "num_train_epochs": round(trainer.state.epoch or 0.0, 2),  # --max_steps may end it early
         "task": options.task.name,
         "labels": options.task.labels,
         "base_model": options.model.model_name_or_path or "a randomly initialised BERT",
@@ -124,10 +126,10 @@ def _means(logs: list[dict[str, float]]) -> dict[str, float]:
 
 
 def dry_run(options: Options, folder: str) -> None:
-    """Two steps and one batch of every set in a temporary folder, and a time estimate."""
+    """Four steps and one batch of every set in a temporary folder, and a time estimate."""
     args = options.training
     steps_wanted = args.max_steps
-    args.output_dir, args.max_steps = folder, 2
+    args.output_dir, args.max_steps = folder, 4
     evaluates = args.eval_strategy == "epoch"
     args.set_save("no")
     args.set_evaluate("no")
@@ -136,7 +138,8 @@ def dry_run(options: Options, folder: str) -> None:
     trainer.add_callback(clock)
     trainer.train()
     examples = len(sets["train"][1])
-    step = clock.times[-1] - clock.times[-2]
+    # The fastest: a first step warms up, and another program may hold up one.
+    step = min(b - a for a, b in pairwise(clock.times))
     args.max_steps = steps_wanted
     steps = planned_steps(args, examples)
     seconds = step * steps
@@ -165,7 +168,8 @@ def build_trainer(
     args, task = options.training, options.task
     try:
         backend.check(args.backend)
-        backend.check(os.environ.get(backend.ENVIRONMENT, "auto"))
+        if args.backend == "auto":  # or the flag wins
+            backend.check(os.environ.get(backend.ENVIRONMENT, "auto"))
     except backend.BackendError as error:
         raise UsageError(str(error)) from None
     if args.device.type == "cuda":

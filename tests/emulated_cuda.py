@@ -4,6 +4,7 @@ What it does not show: the inline PTX of csrc/cuda/device.cuh, which has a stand
 """
 
 import ctypes
+import mmap
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+import torch
 from conftest import ROOT
 
 from masktuning.ops import backend, cuda
@@ -57,6 +59,21 @@ def run(library, kernel, grid, threads, arguments, seed=0):
     return library.run_kernel(
         kernel.encode(), *grid, threads, arguments, ctypes.c_size_t(len(arguments)), seed
     )
+
+
+def guarded(values, at_end):
+    """A copy of a tensor that a page without access follows (or, not `at_end`, goes before)."""
+    page = mmap.PAGESIZE
+    size = values.numel() * values.itemsize
+    pages = -(-size // page) * page
+    memory = mmap.mmap(-1, pages + 2 * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    mprotect = ctypes.CDLL(None).mprotect
+    for forbidden in (start, start + page + pages):
+        assert mprotect(ctypes.c_void_p(forbidden), ctypes.c_size_t(page), 0) == 0
+    offset = page + (pages - size if at_end else 0)
+    copy = torch.frombuffer(memory, dtype=values.dtype, count=values.numel(), offset=offset)
+    return copy.view(values.shape).copy_(values)
 
 
 @contextmanager

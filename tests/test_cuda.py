@@ -11,7 +11,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from emulated_cuda import DEADLOCK, build, build_folder, emulated, run
+from emulated_cuda import DEADLOCK, build, build_folder, emulated, guarded, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import MASK, expected_masks
@@ -84,8 +84,7 @@ def test_awkward_rows(kind, top_k, processors):
 
         reference = substitute_tokens(logits, **rows, top_k=top_k)
     assert torch.equal(tokens, reference.tokens)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        expected = float64_losses(logits, rows["targets"])
+    expected = float64_losses(logits, rows["targets"])
     np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -140,6 +139,44 @@ def test_nothing_beside_the_rows_is_touched(dtype, aligned, processors):
         )
     assert (storage[shift:].view(4, stride)[:, V:] == 77).all() and (storage[:shift] == 77).all()
     assert (logits.float().abs() <= 1).all()
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+@pytest.mark.parametrize("processors", [FEW, MANY])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nothing_beside_the_rows_is_read(dtype, processors, at_end):
+    """A page without access beside the logits, the bias and the other inputs: a read is a crash."""
+    for V, top_k, finite in ((7, 7, 7), (60, 13, 60), (257, 64, 257), (3000, 8, 10), (9001, 8, 5)):
+        logits = make_logits(2, V, dtype, aligned=False).contiguous()
+        logits[:, finite:] = -torch.inf
+        rows = {name: guarded(tensor, at_end) for name, tensor in rows_for(2, V).items()}
+        held = guarded(logits, at_end)
+        with emulated(processors):
+            losses, *_ = cuda.substitute_tokens(
+                held,
+                **rows,
+                banned_ids=guarded(torch.arange(0, V, 5), at_end),
+                top_k=top_k,
+                temperature=1.0,
+                gradient_scale=1.0,
+            )
+        np.testing.assert_allclose(
+            losses.numpy(), float64_losses(logits, rows["targets"]), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("processors", [FEW, MANY])
+def test_nothing_beside_the_bias_is_read(processors):
+    V = 5000
+    bias = guarded(torch.randn(V, generator=torch.Generator().manual_seed(2)), at_end=True)
+    assert bias.data_ptr() % 16 == 0
+    logits, rows = make_logits(2, V, torch.float32), rows_for(2, V)
+    with emulated(processors):
+        losses, *_ = cuda.substitute_tokens(
+            logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=0.0, bias=bias
+        )
+    expected = float64_losses(logits.double() + bias.double(), rows["targets"])
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_order_of_the_threads_changes_no_bit():
@@ -341,11 +378,7 @@ def test_masked_lm_head_gradients(dtype, tolerance, with_bias, processors):
 def test_every_argument_struct_is_as_long_as_its_packing():
     """Read from the source, so that a field added on one side alone shows."""
     sizes = {"pointer": 8, "i64": 8, "double": 8, "int": 4, "float": 4}
-    for op, packing in (
-        ("mask_sampling", "9P5q"),
-        ("token_substitution", "12P7qi2f4x"),
-        ("dual_cross_entropy", "6P4q2d"),
-    ):
+    for op, packing in cuda.ARGUMENTS.items():
         source = (build_folder() / f"{op}.cu").read_text()
         body = source.split("Arguments {")[1].split("};")[0]
         fields = [line.split("//")[0].strip() for line in body.splitlines()]
@@ -355,3 +388,16 @@ def test_every_argument_struct_is_as_long_as_its_packing():
                 kind = "pointer" if "*" in name else field.removeprefix("const ").split()[0]
                 total += sizes[kind]
         assert -(-total // 8) * 8 == struct.calcsize(packing)
+
+
+@pytest.mark.parametrize("processors", [FEW, MANY])
+def test_no_choice_keeps_the_tokens(processors):
+    """top_k 0 is what the benchmarks call loss only."""
+    rows, logits = rows_for(4, 9000), make_logits(4, 9000, torch.float32)
+    with emulated(processors):
+        losses, tokens, filled, _ = cuda.substitute_tokens(
+            logits, **rows, banned_ids=None, top_k=0, temperature=1.0, gradient_scale=0.0
+        )
+    assert torch.equal(filled, rows["input_ids"])
+    assert tokens.tolist() == [*rows["input_ids"].flatten()[:3].tolist(), -1]
+    np.testing.assert_allclose(losses.numpy(), float64_losses(logits, rows["targets"]), rtol=1e-5)

@@ -148,5 +148,5 @@ def test_registered_for_compilation():
     for tensor in arguments[:2]:
         tensor.requires_grad_()
     torch.library.opcheck(
-        torch.ops.masktuning.dual_cross_entropy.default, (*arguments, 0.6, 0.1, -100)
+        torch.ops.masktuning.dual_cross_entropy.default, (*arguments, 0.6, 0.1, -100, "cpp")
     )

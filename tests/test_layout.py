@@ -11,12 +11,12 @@ from conftest import ROOT
 
 # Lowest first: a module imports only from rows above its own.
 LEVELS = [
-    {"ops.random", "ops.native", "ops.checks", "ops.draw"},
+    {"ops.random", "ops.native", "ops.checks", "ops.draw", "ops.cuda_source"},
     {"ops.cuda_images"},
     {"ops.cpp", "ops.cuda", "ops.triton"},
     {"ops.backend"},
     {"ops.mask_sampling"},
-    {"ops.dual_cross_entropy", "ops.token_substitution"},
+    {"ops.dual_cross_entropy", "ops.token_substitution", "ops.fused_head"},
     {"ops.masked_lm_head"},
     {"ops"},
     {"objective", "heads", "attention_mask"},
@@ -98,7 +98,7 @@ def test_the_kernels_folder_shadows_no_package():
 def test_works_from_the_repository_and_from_elsewhere(folder):
     code = (
         "import masktuning_C, masktuning.tasks as t; "
-        "from masktuning.ops import backend, cuda_images as i; import masktuning.kernels; "
+        "from masktuning.ops import backend, cuda_source as i; import masktuning.kernels; "
         "assert all(map(i.source_hash, i.OPS)); "
         "assert backend.extension() is masktuning_C; assert 'sst2' in t.names(); "
         "print(t.load_task('demo').labels)"
@@ -116,6 +116,9 @@ def test_the_installation_has_its_data():
     missing = [p for p in wanted if str(p.relative_to(ROOT)) not in recorded]
     assert len(wanted) > 30 and not missing
     assert "masktuning/py.typed" in recorded
+    kernels = [*(ROOT / "csrc" / "cuda").glob("*.cu*"), *(ROOT / "kernels").glob("*.py")]
+    assert len(kernels) >= 9 and "masktuning/csrc/philox.h" in recorded
+    assert {f"masktuning/{path.relative_to(ROOT)}" for path in kernels} <= recorded
     assert not [path for path in recorded if path.startswith(("csrc", "tests", "kernels"))]
 
 
@@ -191,12 +194,11 @@ def test_auto_says_once_that_it_settled_for_less(monkeypatch):
 
     from masktuning.ops import backend
 
-    reasons = {**backend.available(), "cpp": "masktuning_C is not built: run `pip install .`"}
-    monkeypatch.setattr(backend, "available", lambda: reasons)
+    monkeypatch.setattr(backend, "extension", lambda: None)
+    backend.missing.cache_clear()
     backend._warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match=r"runs on the PyTorch reference: cpp: masktuning_C"):
         assert backend.choose("sample_masks", torch.device("cpu")) == "reference"
     assert backend.choose("sample_masks", torch.device("cpu")) == "reference"  # no second warning
-    with pytest.warns(RuntimeWarning, match="dual_cross_entropy on cuda runs on the PyTorch ref"):
-        assert backend.choose("dual_cross_entropy", torch.device("cuda")) == "reference"
     backend._warn_once.cache_clear()
+    backend.missing.cache_clear()

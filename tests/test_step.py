@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from emulated_cuda import emulated
 from families import CONFIGS, SPECIAL, examples, tiny_model, tiny_tokenizer
 from oracles import MASK, counts_of, expected_masks
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
@@ -24,10 +25,10 @@ from masktuning.ops import backend
 SEED, VISIT = 77, 3
 
 
-@pytest.fixture(autouse=True, scope="module", params=["reference", "cpp"])
+@pytest.fixture(autouse=True, scope="module", params=["reference", "cpp", "cuda"])
 def _back_end(request):
-    """Every test here holds on both; `auto` would leave the reference untested."""
-    with backend.use(request.param):
+    """Every test here holds on each; the CUDA kernels' source runs on the CPU."""
+    with emulated() if request.param == "cuda" else backend.use(request.param):
         yield
 
 

@@ -85,9 +85,8 @@ __device__ __forceinline__ void collect(Candidates& c, const Banned& banned, flo
 template <int THREADS, typename Tile>
 __device__ __forceinline__ void collect_vectors(Candidates& c, const Tile& tile, const Banned& banned,
                                                 int first) {
-  const int n = c.vectors < kMaxCandidates ? c.vectors : kMaxCandidates;
 #pragma unroll 1
-  for (int j = threadIdx.x; j < n * Tile::kElements; j += THREADS) {
+  for (int j = threadIdx.x; j < c.vectors * Tile::kElements; j += THREADS) {
     const int index = c.vector[j / Tile::kElements] * Tile::kElements + tile.head + j % Tile::kElements;
     collect(c, banned, tile.element(index), first + index);
   }

@@ -123,7 +123,7 @@ __device__ __forceinline__ float sum_and_collect(Candidates& c, Tile& tile, floa
       sum += fast_exp2((x - shift) * kLog2e);
       reaches |= x >= tau;
     }
-    if (reaches) {
+    if (reaches && i * THREADS + t < tile.vectors) {  // tau may be the -inf that fills the rest
       const int slot = atomicAdd(&c.vectors, 1);
       if (slot < kMaxCandidates) c.vector[slot] = i * THREADS + t;
     }
@@ -141,12 +141,11 @@ __device__ __forceinline__ float sum_and_collect(Candidates& c, Tile& tile, floa
 template <int THREADS, typename Tile>
 __device__ __forceinline__ int choose(Candidates& c, const Tile& tile, const Banned& banned, int first,
                                       int k) {
+  if (c.vectors > kMaxCandidates) return search<THREADS>(c, tile, banned, first, k);
   collect_vectors<THREADS>(c, tile, banned, first);
   __syncthreads();
   const int n = c.count;
-  if (c.vectors > kMaxCandidates || n > kMaxCandidates) {
-    return search<THREADS>(c, tile, banned, first, k);
-  }
+  if (n > kMaxCandidates) return search<THREADS>(c, tile, banned, first, k);
   rank_candidates<THREADS>(c, c.value, c.index, n, k);
   return n < k ? n : k;
 }

@@ -49,29 +49,30 @@ class BackendError(ValueError):
     """A back end was asked for that does not exist or does not run on this machine."""
 
 
-@cache
 def available() -> Mapping[str, str]:
     """Every back end with why it is not usable here; an empty reason means it is."""
-    missing_cpp = "" if extension() else "masktuning_C is not built: run `pip install .`"
-    missing_gpu = "" if torch.cuda.is_available() else "torch sees no CUDA device"
-    no_triton = "" if importlib.util.find_spec("triton") else "triton is not installed"
-    return MappingProxyType(
-        {
-            "reference": "",
-            "cpp": missing_cpp,
-            "cuda": missing_gpu or missing_cpp or _missing_cuda(),
-            "triton": missing_gpu or no_triton,
-        }
-    )
+    gpu = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+    return MappingProxyType({name: missing(name, gpu) for name in NAMES})
 
 
-def _missing_cuda() -> str:
-    """Loads the CUDA kernels on the current GPU; why that cannot be, or ""."""
+@cache
+def missing(name: str, gpu: torch.device | None) -> str:
+    """Why a back end does not run here (cuda and triton: on `gpu`), or ""; loads CUDA kernels."""
+    if name == "reference" or (name == "cpp" and extension()):
+        return ""
+    if name == "cpp":
+        return "masktuning_C is not built: run `pip install .`"
+    if gpu is None:
+        return "torch sees no CUDA device"
+    if name == "triton":
+        return "" if importlib.util.find_spec("triton") else "triton is not installed"
     if os.environ.get(CUDA_SWITCH) == "0":
         return f"{CUDA_SWITCH}=0 leaves it out"
+    if not extension():
+        return missing("cpp", None)
     try:
-        cuda.load(torch.cuda.current_device())
-    except (cuda_images.ImageError, RuntimeError) as error:
+        cuda.load(gpu.index)
+    except (cuda_images.ImageError, OSError) as error:
         return str(error)
     return ""
 
@@ -117,30 +118,35 @@ def choose(op: str, device: torch.device) -> str:
     candidates = PREFERRED[op].get(device.type, ())
     if forced != "auto":
         return forced if check(forced) in candidates else "reference"
-    for name in candidates:
-        if not available()[name]:
-            return name
-    if candidates:
-        _warn_once(op, device.type, candidates[0])
-    return "reference"
+    gpu = device if device.type == "cuda" else None
+    found = next((name for name in candidates if not missing(name, gpu)), "reference")
+    if candidates and found != candidates[0]:
+        _warn_once(op, device, found, candidates[0])
+    return found
 
 
-def kernels_for(op: str, tensor: Tensor) -> Any:
-    """The module of kernels (ops.cpp, ops.cuda or ops.triton) that `op` runs on for this tensor.
+def kernels_for(op: str, tensor: Tensor) -> str:
+    """The back end whose kernels `op` runs on for this tensor; "" for the reference.
 
-    None means the reference: chosen, or because a float tensor is one that only it takes (float64).
+    A float tensor that only the reference takes (float64) goes there whatever was chosen.
     """
-    if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
-        return None
-    return _MODULES.get(choose(op, tensor.device))
+    name = choose(op, tensor.device)
+    if name == "reference" or (tensor.is_floating_point() and tensor.dtype not in _FLOATS):
+        return ""
+    return name
+
+
+def module(name: str) -> Any:
+    """The kernels of a back end as functions of tensors: ops.cpp, ops.cuda or ops.triton."""
+    return _MODULES[name]
 
 
 @cache
-def _warn_once(op: str, device: str, wanted: str) -> None:
+def _warn_once(op: str, device: torch.device, found: str, wanted: str) -> None:
+    name = "the PyTorch reference" if found == "reference" else found
+    reason = missing(wanted, device if device.type == "cuda" else None)
     warnings.warn(
-        f"{op} on {device} runs on the PyTorch reference: {wanted}: {available()[wanted]}",
-        RuntimeWarning,
-        stacklevel=4,
+        f"{op} on {device.type} runs on {name}: {wanted}: {reason}", RuntimeWarning, stacklevel=4
     )
 
 
@@ -164,9 +170,11 @@ def missing_gpu_code(capability: tuple[int, int], built_for: Sequence[str]) -> s
 
 def describe() -> list[dict[str, Any]]:
     """For every op and device at hand, the back end that it would use now."""
-    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices.append(torch.device("cuda", torch.cuda.current_device()))
     return [
-        {"op": op, "device": device, "backend": choose(op, torch.device(device))}
+        {"op": op, "device": device.type, "backend": choose(op, device)}
         for op in PREFERRED
         for device in devices
     ]

@@ -25,6 +25,12 @@ _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "b
 # that holds V is taken. They are those of csrc/cuda/token_substitution.cu.
 _TILES = {2: ((128, 4), (512, 8), (1024, 7)), 4: ((128, 4), (512, 15), (256, 50))}
 _SPLIT = (256, 4)
+ARGUMENTS = {
+    "mask_sampling": "9P5q",
+    "token_substitution": "12P7qi2f4x",
+    "dual_cross_entropy": "6P4q2d",
+}
+"""The struct that each file's kernels take, as the module `struct` packs it."""
 KERNELS = {
     "mask_sampling": ("sample_masks",),
     "token_substitution": tuple(
@@ -57,7 +63,7 @@ def launch(
     device: torch.device, kernel: str, grid: tuple[int, int], threads: int, arguments: bytes
 ) -> None:
     """Starts a kernel on torch's current stream of `device`."""
-    index = torch.cuda.current_device() if device.index is None else device.index
+    index = device.index  # that of a tensor's device is never None
     stream = torch._C._cuda_getCurrentRawStream(index)
     native.module().cuda_launch(index, load(index)[kernel], *grid, threads, stream, arguments)
 
@@ -79,7 +85,7 @@ def sample_masks(
     held = contiguous(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
     N = 0 if replacement_ids is None else replacement_ids.shape[0]
     arguments = struct.pack(
-        "9P5q",
+        ARGUMENTS["mask_sampling"],
         *map(address, held),
         *map(address, (masked_BL, positions_M, targets_M)),
         *(B, L, N, num_masked, mask_token_id),
@@ -124,7 +130,7 @@ def substitute_tokens(
     scratch = None if whole else losses_M.new_empty(M, 2 * S + 1 + 2 * S * k)
     held = contiguous(bias, positions, targets, example_ids, rng, banned_ids)
     arguments = struct.pack(
-        "12P7qi2f4x",
+        ARGUMENTS["token_substitution"],
         logits.data_ptr(),
         *map(address, held),
         *map(address, (*outputs, scratch)),
@@ -170,7 +176,7 @@ def dual_cross_entropy(
     gradient_BC = logits.new_empty(logits.shape, dtype=torch.float32)
     B, C = logits.shape
     arguments = struct.pack(
-        "6P4q2d",
+        ARGUMENTS["dual_cross_entropy"],
         *map(address, held),
         *map(address, (terms, gradient_BC)),
         *(losses.shape[0], B, C, ignore_index),

@@ -19,38 +19,14 @@ from pathlib import Path
 
 import torch
 
-from masktuning.ops import native
+from masktuning.ops import cuda_source, native
 
-OPS = ("mask_sampling", "token_substitution", "dual_cross_entropy")
 _DIGEST = hashlib.sha256().digest_size
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 class ImageError(RuntimeError):
     """There is no usable image of the kernels for a GPU, and why."""
-
-
-_PACKAGE = Path(__file__).resolve().parent.parent
-_CUBINS = _PACKAGE / "cubins"
-
-
-@cache
-def sources() -> tuple[dict[str, str], dict[str, str]]:
-    """The text of each op's .cu file, and of the headers by the names that they are included by."""
-    root = _PACKAGE / "csrc"
-    if not root.is_dir():  # in a checkout it lies beside the package
-        root = _PACKAGE.parent / "csrc"
-    headers = [root / "philox.h", *sorted((root / "cuda").glob("*.cuh"))]
-    return (
-        {op: (root / "cuda" / f"{op}.cu").read_text(encoding="utf-8") for op in OPS},
-        {path.name: path.read_text(encoding="utf-8") for path in headers},
-    )
-
-
-def source_hash(op: str) -> str:
-    """16 hexadecimal digits that change with the source of `op` or any header."""
-    code, headers = sources()
-    text = "\0".join([code[op], *(f"{name}\0{headers[name]}" for name in sorted(headers))])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:
@@ -59,13 +35,22 @@ def cache_folder() -> Path:
     return Path(base) / "masktuning"
 
 
+def packaged_folders() -> list[Path]:
+    """Where a build puts its images: in the package, and in the one installed beside a checkout."""
+    folders = [_PACKAGE / "cubins"]
+    if extension := native.extension():
+        folders.append(Path(str(extension.__file__)).resolve().parent / "masktuning" / "cubins")
+    return folders
+
+
 def packaged_image(op: str, arch: str) -> bytes | None:
     """The image that came with the package and runs on `arch`: its own, or an earlier minor's."""
     major, minor = int(arch[3:-1]), int(arch[-1])
     for older in range(minor, -1, -1):
-        path = _CUBINS / f"{op}-{source_hash(op)}-sm_{major}{older}.cubin"
-        if path.is_file():
-            return path.read_bytes()
+        for folder in packaged_folders():
+            path = folder / cuda_source.image_name(op, f"sm_{major}{older}")
+            if path.is_file():
+                return path.read_bytes()
     return None
 
 
@@ -88,7 +73,7 @@ def compile_image(op: str, arch: str) -> bytes:
     library = nvrtc_library()
     if library is None:
         raise ImageError("no image for this GPU in the package, and no NVRTC to compile one")
-    code, headers = sources()
+    code, headers = cuda_source.sources()
     try:
         image, _, _ = native.module().nvrtc_compile(library, f"{op}.cu", code[op], headers, arch)
     except RuntimeError as error:
@@ -130,33 +115,43 @@ def load(device: int, arch: str, kernels: Mapping[str, Sequence[str]]) -> dict[s
     handles: dict[str, int] = {}
     for op, names in kernels.items():
         image = packaged_image(op, arch) or cached_image(op, arch)
-        module = _loaded(device, image) if image else None
-        if module is None:  # none is there, or one that the driver refuses
-            module = _loaded(device, compile_image(op, arch))
+        try:
+            module = native.module().cuda_load(device, image) if image else None
+        except RuntimeError:  # one that the driver refuses: of another toolkit, or damaged
+            module = None
         if module is None:
-            raise ImageError(f"the driver refuses the image of {op} for {arch}")
+            try:
+                module = native.module().cuda_load(device, compile_image(op, arch))
+            except RuntimeError as error:
+                raise ImageError(f"{op} for {arch}: {error}") from error
         for name in names:
             handles[name] = native.module().cuda_function(device, module, name)
     return handles
 
 
-def _loaded(device: int, image: bytes) -> int | None:
-    try:
-        return native.module().cuda_load(device, image)
-    except RuntimeError:
-        return None
+def describe() -> str:
+    """Where images come from here: the package, the cache, NVRTC."""
+    current = cuda_source.image_name(cuda_source.OPS[0], "*")  # of this source, not an older one
+    paths = [path for folder in packaged_folders() for path in folder.glob(current)]
+    built = sorted({path.stem.rpartition("-")[2] for path in paths}, key=lambda arch: int(arch[3:]))
+    kept = len(list(cache_folder().glob("*.cubin")))
+    return (
+        f"packaged for {', '.join(built) or 'no GPU'}; "
+        f"{kept} in {cache_folder()}; NVRTC {nvrtc_library() or 'not found'}"
+    )
 
 
 def _cache_path(op: str, arch: str) -> Path:
-    return cache_folder() / f"{op}-{source_hash(op)}-{arch}.cubin"
+    return cache_folder() / cuda_source.image_name(op, arch)
 
 
 def _keep(path: Path, content: bytes) -> None:
     """Written whole, then renamed: another process never sees a part. A full disk is no error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            partial = Path(folder) / path.name
+            partial.write_bytes(content)
+            os.replace(partial, path)
     except OSError as error:
         warnings.warn(f"the compiled kernels are not kept: {error}", RuntimeWarning, stacklevel=2)

@@ -61,9 +61,10 @@ def dual_cross_entropy(
         return alpha * mlm + (1 - alpha) * classification
     """
     _check(losses, logits, labels, denominators, alpha, label_smoothing, ignore_index)
-    if losses.dtype == torch.float32 and backend.kernels_for("dual_cross_entropy", logits):
+    kernels = backend.kernels_for("dual_cross_entropy", logits)
+    if kernels and losses.dtype == torch.float32:
         terms, _ = torch.ops.masktuning.dual_cross_entropy(
-            losses, logits, labels, denominators, alpha, label_smoothing, ignore_index
+            losses, logits, labels, denominators, alpha, label_smoothing, ignore_index, kernels
         )
         return DualLoss(*terms.unbind())
     x_BC = logits if logits.dtype == torch.float64 else logits.float()
@@ -112,7 +113,7 @@ def _check(
 _LIBRARY = torch.library.Library("masktuning", "FRAGMENT")
 _LIBRARY.define(
     "dual_cross_entropy(Tensor losses, Tensor logits, Tensor labels, Tensor denominators, "
-    "float alpha, float label_smoothing, int ignore_index) -> (Tensor, Tensor)"
+    "float alpha, float label_smoothing, int ignore_index, str kernels) -> (Tensor, Tensor)"
 )
 
 
@@ -124,9 +125,9 @@ def _forward(
     alpha: float,
     label_smoothing: float,
     ignore_index: int,
+    kernels: str,
 ) -> tuple[Tensor, Tensor]:
-    kernels = backend.kernels_for("dual_cross_entropy", logits)
-    return kernels.dual_cross_entropy(
+    return backend.module(kernels).dual_cross_entropy(
         losses, logits, labels, denominators, alpha, label_smoothing, ignore_index
     )
 
@@ -144,6 +145,7 @@ def _fake(
     alpha: float,
     label_smoothing: float,
     ignore_index: int,
+    kernels: str,
 ) -> tuple[Tensor, Tensor]:
     return losses.new_empty(3), logits.new_empty(logits.shape, dtype=torch.float32)
 
@@ -159,7 +161,7 @@ def _backward(ctx: Any, grad_terms: Tensor, _: Any) -> tuple[Tensor | None, ...]
     joint, mlm, classification = grad_terms.unbind()
     each = mean_over(ctx.alpha * joint + mlm, denominators[0])
     of_logits = ((1 - ctx.alpha) * joint + classification) * gradient_BC
-    return each.expand(ctx.rows), of_logits.to(ctx.dtype), *[None] * 5
+    return each.expand(ctx.rows), of_logits.to(ctx.dtype), *[None] * 6
 
 
 torch.library.register_autograd(

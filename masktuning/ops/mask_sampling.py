@@ -193,7 +193,7 @@ def _sample_masks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     arguments = (input_ids, maskable, example_ids, offsets, rng)
     kernels = backend.kernels_for("sample_masks", input_ids)
-    call = kernels.sample_masks if kernels else sample_masks_reference
+    call = backend.module(kernels).sample_masks if kernels else sample_masks_reference
     return call(*arguments, num_masked, mask_token_id, replacement_ids)
 
 

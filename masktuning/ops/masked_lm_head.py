@@ -5,7 +5,7 @@ Shapes: B examples, L tokens, M masked positions, H width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from masktuning.ops import backend
+from masktuning.ops.checks import check_tensor
+from masktuning.ops.fused_head import fused_masked_lm_head
 from masktuning.ops.token_substitution import (
+    FLOATS,
     check_draw,
     check_rows,
     check_substitution,
@@ -80,6 +83,8 @@ def masked_lm_head(
             f"hidden must be [M, H] and weight [V, H], not {list(hidden.shape)} "
             f"and {list(weight.shape)}"
         )
+    if weight.shape[0] == 0:
+        raise ValueError("weight must be [V, H] with V > 0")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be [V] = {[weight.shape[0]]}, not {list(bias.shape)}")
     rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
@@ -88,8 +93,12 @@ def masked_lm_head(
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+    check_tensor("hidden", hidden, FLOATS, (-1, -1), hidden.device)
+    for name, operand in (("weight", weight), ("bias", bias)):
+        if operand is not None:
+            check_tensor(name, operand, hidden.dtype, operand.shape, hidden.device)
     kernels = backend.kernels_for("masked_lm_head", hidden)
-    if kernels is None or weight.dtype != hidden.dtype:
+    if not kernels:
         return masked_lm_head_from_logits(F.linear(hidden, weight, bias), *rows, top_k, temperature)
     check_rows(*rows, hidden.shape[0], weight.shape[0], hidden.device)
     check_draw(top_k, temperature)
@@ -98,11 +107,11 @@ def masked_lm_head(
     M, V = hidden.shape[0], weight.shape[0]
     chunk = max(1, LOGITS_BYTES // (V * hidden.element_size()))
     if chunk < M:
-        return _in_chunks(chunk, hidden, weight, bias, rows, top_k, temperature, train)
-    losses_M, tokens_M, filled_BL, lse_M, _ = torch.ops.masktuning.masked_lm_head(
-        hidden, weight, bias, *rows, top_k, temperature, train
+        return _in_chunks(chunk, hidden, weight, bias, rows, top_k, temperature, train, kernels)
+    losses_M, tokens_M, filled_BL, lse_M, _ = fused_masked_lm_head(
+        hidden, weight, bias, *rows, top_k, temperature, train, kernels
     )
-    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M)
+    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M.detach())
 
 
 def _in_chunks(
@@ -114,6 +123,7 @@ def _in_chunks(
     top_k: int,
     temperature: float,
     train: bool,
+    kernels: str,
 ) -> MaskedLMOutput:
     """The head on `chunk` rows at a time; their logits are made again in the backward pass."""
     filled_BL, positions, targets, *rest = rows
@@ -121,7 +131,7 @@ def _in_chunks(
     for start in range(0, hidden.shape[0], chunk):
         part = slice(start, start + chunk)
         losses, tokens, filled_BL, lse, _ = checkpoint(
-            torch.ops.masktuning.masked_lm_head,
+            fused_masked_lm_head,
             hidden[part],
             weight,
             bias,
@@ -132,12 +142,13 @@ def _in_chunks(
             top_k,
             temperature,
             train,
+            kernels,
             use_reentrant=False,
             preserve_rng_state=False,  # every draw is a counter's
         )
         parts.append((losses, tokens, lse))
     losses_M, tokens_M, lse_M = (torch.cat(column) for column in zip(*parts, strict=True))
-    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M)
+    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M.detach())
 
 
 def masked_lm_head_from_logits(
@@ -177,101 +188,3 @@ def masked_lm_head_from_logits(
                 logits, input_ids, positions, example_ids, rng, banned_ids, top_k, temperature
             )
     return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M.detach())
-
-
-def gradient_scale(dtype: torch.dtype) -> float:
-    """What p - onehot is multiplied by where it is stored.
-
-    Small probabilities would vanish in float16; 2^10 keeps them and leaves room for the products.
-    """
-    return 1024.0 if dtype == torch.float16 else 1.0
-
-
-def _forward(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    input_ids: Tensor,
-    positions: Tensor,
-    targets: Tensor,
-    example_ids: Tensor,
-    rng: Tensor,
-    banned_ids: Tensor | None,
-    top_k: int,
-    temperature: float,
-    train: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One product into a buffer, then one pass that leaves (p - onehot) in the logits' place."""
-    M, V = hidden.shape[0], weight.shape[0]
-    # Rows start at multiples of 64 elements: aligned loads whatever the vocabulary's size.
-    logits_MV = hidden.new_empty(M, -(-V // 64) * 64)[:, :V]
-    kernels = backend.kernels_for("masked_lm_head", hidden)
-    late = {"bias": bias} if bias is not None and kernels.ADDS_BIAS else {}
-    if bias is None or late:
-        torch.mm(hidden, weight.t(), out=logits_MV)
-    else:
-        torch.addmm(bias, hidden, weight.t(), out=logits_MV)
-    rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
-    scale = gradient_scale(hidden.dtype) if train else 0.0
-    outputs = kernels.substitute_tokens(logits_MV, *rows, top_k, temperature, scale, **late)
-    return *outputs, logits_MV if train else hidden.new_empty(0, V)
-
-
-_LIBRARY = torch.library.Library("masktuning", "FRAGMENT")
-_LIBRARY.define(
-    "masked_lm_head(Tensor hidden, Tensor weight, Tensor? bias, Tensor input_ids, "
-    "Tensor positions, Tensor targets, Tensor example_ids, Tensor rng, Tensor? banned_ids, "
-    "int top_k, float temperature, bool train) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-for _device in ("CPU", "CUDA"):
-    _LIBRARY.impl("masked_lm_head", _forward, _device)
-
-
-@torch.library.register_fake("masktuning::masked_lm_head", lib=_LIBRARY)
-def _fake(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    input_ids: Tensor,
-    positions: Tensor,
-    targets: Tensor,
-    example_ids: Tensor,
-    rng: Tensor,
-    banned_ids: Tensor | None,
-    top_k: int,
-    temperature: float,
-    train: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    M, V = hidden.shape[0], weight.shape[0]
-    stride = (V + 63) // 64 * 64
-    logits_MV = hidden.new_empty_strided((M, V), (stride, 1))
-    return (
-        hidden.new_empty(M, dtype=torch.float32),
-        positions.new_empty(M),
-        torch.empty_like(input_ids, memory_format=torch.contiguous_format),
-        hidden.new_empty(M, dtype=torch.float32),
-        logits_MV if train else hidden.new_empty(0, V),
-    )
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, bias = inputs[:3]
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(hidden, weight, output[4])
-
-
-def _backward(ctx: Any, grad_losses: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    """Two products with the stored (p - onehot); every scale goes into the small operands."""
-    hidden, weight, stored_MV = ctx.saved_tensors
-    upstream_M = grad_losses / gradient_scale(hidden.dtype)
-    wanted = ctx.needs_input_grad
-    scaled_M = upstream_M.to(hidden.dtype)[:, None]
-    grad_hidden = (stored_MV @ weight) * scaled_M if wanted[0] else None
-    grad_weight = stored_MV.t() @ (hidden * scaled_M) if wanted[1] else None
-    grad_bias = stored_MV.t() @ scaled_M[:, 0] if ctx.has_bias and wanted[2] else None
-    return (grad_hidden, grad_weight, grad_bias, *[None] * 9)
-
-
-torch.library.register_autograd(
-    "masktuning::masked_lm_head", _backward, setup_context=_save, lib=_LIBRARY
-)

@@ -17,7 +17,7 @@ from masktuning.ops.mask_sampling import IGNORE_INDEX
 from masktuning.ops.random import STREAM_SUBSTITUTION, draw_words
 
 MAX_TOP_K = 64
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class SubstitutedTokens(NamedTuple):
@@ -78,7 +78,7 @@ def substitute_tokens(
     if kernels := backend.kernels_for("substitute_tokens", logits):
         rows = logits if logits.stride(1) == 1 else logits.contiguous()
         arguments = (rows, input_ids, positions, targets, example_ids, rng, banned_ids)
-        losses_M, tokens_M, filled_BL, lse_M = kernels.substitute_tokens(
+        losses_M, tokens_M, filled_BL, lse_M = backend.module(kernels).substitute_tokens(
             *arguments, top_k, temperature, gradient_scale=0.0
         )
         return SubstitutedTokens(losses_M, tokens_M, filled_BL, lse_M)
@@ -155,7 +155,7 @@ def check_substitution(
         raise ValueError(f"logits must be [M, V] with V > 0, not {list(logits.shape)}")
     M, V = logits.shape
     device = logits.device
-    check_tensor("logits", logits, _FLOATS, (M, V), device)
+    check_tensor("logits", logits, FLOATS, (M, V), device)
     check_rows(input_ids, positions, targets, example_ids, rng, banned_ids, M, V, device)
     check_draw(top_k, temperature)
 
@@ -194,3 +194,5 @@ def check_rows(
             raise ValueError(f"targets holds {bad}, outside the vocabulary of {V}")
         if bool((positions >= input_ids.numel()).any()):
             raise ValueError(f"positions must be below B * L = {input_ids.numel()}")
+        if banned_ids is not None and bool(((banned_ids < 0) | (banned_ids >= V)).any()):
+            raise ValueError(f"banned_ids must lie in the vocabulary of {V}")

@@ -8,6 +8,8 @@ Shapes: B examples, L tokens, M masked positions, V vocabulary, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -17,13 +19,22 @@ from torch import Tensor
 from masktuning.ops.draw import draw_scale
 
 ADDS_BIAS = True
-_ROW_BLOCK = 32768  # the longest row that fits a program's registers
-_TILE = 16384
+_BLOCK = 8192  # logits a program holds at a time; more, and the choice of a token, would spill
 
 
 def _kernels(file: str) -> Any:
     # On first use: Triton may be missing, and takes a while to load.
     return import_module(f"masktuning.kernels.{file}")
+
+
+def _on(device: torch.device) -> Callable[..., None]:
+    """Calls with `device` the current one: Triton launches there, wherever the tensors are."""
+
+    def call(launch: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            launch(*arguments, **options)
+
+    return call
 
 
 def _power_of_two(n: int) -> int:
@@ -44,7 +55,9 @@ def sample_masks(
     B, L = input_ids.shape
     masked_BL = torch.empty_like(input_ids, memory_format=torch.contiguous_format)
     positions_M, targets_M = input_ids.new_empty(num_masked), input_ids.new_empty(num_masked)
-    _kernels("mask_sampling").sample_masks[(max(B, 1),)](
+    launch = _kernels("mask_sampling").sample_masks[(max(B, 1),)]
+    _on(input_ids.device)(
+        launch,
         input_ids.contiguous(),
         maskable.contiguous(),
         example_ids.contiguous(),
@@ -91,13 +104,14 @@ def substitute_tokens(
     if M == 0:
         return losses_M, tokens_M, filled_BL, lse_M
     k = min(top_k, V)
-    whole = V <= _ROW_BLOCK
+    whole = V <= _BLOCK
     kernels = _kernels("token_substitution")
     kernel = kernels.substitute_rows if whole else kernels.substitute_long_rows
     padded, stride = -(-V // 16) * 16, logits.stride(0)
     limit = padded if gradient_scale != 0.0 and padded <= stride and stride % 16 == 0 else V
-    block = max(_power_of_two(V), 16) if whole else _TILE
-    kernel[(M,)](
+    block = max(_power_of_two(V), 16) if whole else _BLOCK
+    _on(logits.device)(
+        kernel[(M,)],
         logits,
         logits if bias is None else bias.contiguous(),
         positions.contiguous(),
@@ -142,7 +156,8 @@ def dual_cross_entropy(
     terms = losses.new_empty(3)
     gradient_BC = logits.new_empty(logits.shape, dtype=torch.float32)
     classes = _power_of_two(C)
-    _kernels("dual_cross_entropy").dual_cross_entropy[(1,)](
+    _on(logits.device)(
+        _kernels("dual_cross_entropy").dual_cross_entropy[(1,)],
         losses.contiguous(),
         logits.contiguous(),
         labels.contiguous(),

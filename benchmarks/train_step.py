@@ -1,0 +1,115 @@
+"""A training step of a BERT-base-sized model: fine-tuning, and Mask-tuning on each back end.
+
+    python benchmarks/train_step.py result.json            # a small model where there is no GPU
+
+Random weights and tokens. Alternating, median of the ratios to plain fine-tuning.
+Shapes: B examples, L tokens, M masked positions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+sys.path.insert(0, str(Path(__file__).parent))
+from timing import environment, half_dtype
+
+from masktuning.methods.finetuning import Finetuning
+from masktuning.methods.mask_tuning import MaskTuning
+from masktuning.methods.step import StepContext
+from masktuning.model import MaskTuningModel
+from masktuning.objective import Perturbation
+from masktuning.ops import backend
+
+GPU = torch.cuda.is_available()
+HALF = half_dtype() if GPU else torch.bfloat16
+DEVICE = torch.device("cuda" if GPU else "cpu")
+SIZE = {} if GPU else {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+B, L, ROUNDS = (32, 128, 20) if GPU else (8, 64, 10)
+
+
+def make_batch(vocabulary: int) -> dict[str, Any]:
+    """A full batch without padding, 5 % of whose tokens are to be masked."""
+    count = max(1, round(0.05 * (L - 2)))
+    maskable = torch.ones(B, L, dtype=torch.bool)
+    maskable[:, 0] = maskable[:, -1] = False
+    tensors = {
+        "input_ids": torch.randint(1000, vocabulary, (B, L)),
+        "labels": torch.randint(0, 2, (B,)),
+        "maskable": maskable,
+        "example_ids": torch.arange(B),
+        "offsets": count * torch.arange(B + 1),
+    }
+    return {**{k: v.to(DEVICE) for k, v in tensors.items()}, "num_masked": count * B}
+
+
+def make_steps() -> dict[str, Callable[[], None]]:
+    """By name, one optimiser step on the same model."""
+    config = BertConfig(num_labels=2, **SIZE)
+    model = MaskTuningModel(BertForSequenceClassification(config), BertForMaskedLM(config))
+    model.to(DEVICE).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=GPU)
+    batch = make_batch(config.vocab_size)
+    context = StepContext(
+        rng=torch.tensor([1, 0], device=DEVICE),
+        denominators=torch.tensor([float(batch["num_masked"]), float(B)], device=DEVICE),
+        perturbation=Perturbation(mask_token_id=103, banned_ids=torch.tensor([0, 101, 102, 103]))
+        .to(DEVICE),
+        label_smoothing=0.0,
+        two_phase=True,
+        backward=lambda loss, mlm=False: loss.backward(),
+        no_sync=contextlib.nullcontext,
+    )  # fmt: skip
+
+    def step(method: Any, name: str) -> Callable[[], None]:
+        def run() -> None:
+            with backend.use(name), torch.autocast(DEVICE.type, HALF, enabled=GPU):
+                method.step(model, batch, context)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return run
+
+    names = [n for n in ("cuda", "triton", "cpp", "reference") if not backend.available()[n]]
+    names = [n for n in names if n != "cpp" or not GPU]
+    steps = {"finetuning": step(Finetuning(0.3), "auto")}
+    return steps | {f"mask_tuning, {n}": step(MaskTuning(0.3), n) for n in names}
+
+
+def seconds(call: Callable[[], None]) -> float:
+    if GPU:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    steps = make_steps()
+    for call in steps.values():
+        for _ in range(3):
+            seconds(call)
+    rounds = [{name: seconds(call) for name, call in steps.items()} for _ in range(ROUNDS)]
+    rows = {
+        name: {
+            "ms": 1e3 * statistics.median(r[name] for r in rounds),
+            "over_finetuning": statistics.median(r[name] / r["finetuning"] for r in rounds),
+        }
+        for name in steps
+    }
+    result = {"environment": environment(), "B": B, "L": L, "model": SIZE or "bert-base", **rows}
+    text = json.dumps(result, indent=1)
+    print(text)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text + "\n")

@@ -1,0 +1,192 @@
+"""The Triton kernels under Triton's interpreter; run by test_triton.py in a process of its own.
+
+3 to 100 ms a row, so few rows and few examples; tests/test_gpu.py holds the full grid.
+Shapes: B examples, L tokens, M masked positions, V vocabulary, C classes.
+"""
+
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import MASK, expected_masks
+from rows import check_kernel, float64_losses, make_logits, rows_for
+from test_dual_cross_entropy import expected_terms
+from test_mask_sampling import random_batch
+
+from masktuning.ops import backend, masked_lm_head, substitute_tokens
+from masktuning.ops import triton as kernels
+
+assert os.environ["TRITON_INTERPRET"] == "1"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("V", [1, 7, 257, 30522, 30528, 50265, 50304])
+def test_grid(V, dtype):
+    for M, top_k in ((0, 1), (1, 1), (4, 8)):
+        check_kernel(kernels.substitute_tokens, M, V, dtype, top_k)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    M=st.integers(1, 5),
+    V=st.integers(1, 400),
+    seed=st.integers(0, 10**6),
+    top_k=st.sampled_from([1, 2, 8]),
+    offset=st.sampled_from([0.0, 1e4, -1e4]),
+    aligned=st.booleans(),
+    ban=st.booleans(),
+)
+def test_any_shape(M, V, seed, top_k, offset, aligned, ban):
+    banned = torch.arange(0, V, 7)[:5] if ban else None
+    check_kernel(
+        kernels.substitute_tokens, M, V, torch.float32, top_k, seed, offset, aligned, banned
+    )
+
+
+def test_bfloat16():
+    """Its interpreter rounds bfloat16 towards zero, so the gradient is off by a unit there."""
+    rows, logits = rows_for(4, 300), make_logits(4, 300, torch.bfloat16)
+    losses, tokens, _, _ = kernels.substitute_tokens(
+        logits, **rows, banned_ids=None, top_k=4, temperature=1.0, gradient_scale=0.0
+    )
+    expected = float64_losses(logits, rows["targets"])
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5, atol=1e-6)
+    with backend.use("reference"):
+        assert torch.equal(tokens, substitute_tokens(logits, **rows, top_k=4).tokens)
+
+
+@pytest.mark.parametrize("V", [300, 9000])
+@pytest.mark.parametrize("kind", ["constant", "tied", "minus infinity"])
+def test_awkward_rows(kind, V):
+    index = torch.arange(V)
+    row = {
+        "constant": torch.zeros(V),
+        "tied": 2.0 * (index % 7 == 0),
+        "minus infinity": torch.where(index < 10, 0.0, -torch.inf),
+    }[kind]
+    logits = row.float().repeat(3, 1)
+    rows = rows_for(3, V)
+    rows["targets"][:] = 3
+    losses, tokens, _, _ = kernels.substitute_tokens(
+        logits, **rows, banned_ids=None, top_k=8, temperature=1.0, gradient_scale=0.0
+    )
+    with backend.use("reference"):
+        assert torch.equal(tokens, substitute_tokens(logits, **rows, top_k=8).tokens)
+    expected = float64_losses(logits, rows["targets"])
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of inf - inf
+@pytest.mark.parametrize("V", [50, 9000])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_broken_row_shows_and_stays_alone(bad, V):
+    rows, logits = rows_for(5, V), make_logits(5, V, torch.float32)
+    logits[2, 7] = bad
+    losses, tokens, _, _ = kernels.substitute_tokens(
+        logits, **rows, banned_ids=None, top_k=4, temperature=1.0, gradient_scale=1.0
+    )
+    assert losses.isnan().tolist() == [False, False, True, False, False]
+    assert int(tokens[2]) == int(rows["input_ids"].flatten()[2])
+    assert logits[2].isnan().any() and logits[[0, 1, 3, 4]].isfinite().all()
+
+
+def test_a_target_outside_the_vocabulary_shows():
+    rows, logits = rows_for(3, 50), make_logits(3, 50, torch.float32)
+    rows["targets"] = torch.tensor([50, -7, 5])
+    losses, _, _, _ = kernels.substitute_tokens(
+        logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=1.0
+    )
+    assert losses.isnan().tolist() == [True, True, False]
+    assert logits[:2].isnan().all() and logits[2].isfinite().all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    visit=st.integers(0, 2**32 - 1),
+    B=st.integers(1, 3),
+    L=st.integers(1, 40),
+    rate=st.floats(0.01, 1.0),
+    surplus=st.integers(0, 3),
+    corrupt=st.booleans(),
+)
+def test_masks_match_the_definition(seed, visit, B, L, rate, surplus, corrupt):
+    input_ids, maskable, example_ids, offsets, counts = random_batch(seed % 9973, B, L, rate)
+    replacements = torch.arange(200, 300) if corrupt else None
+    shown, positions, targets = expected_masks(
+        input_ids, maskable, example_ids, counts, seed, visit, replacements
+    )
+    M = len(positions) + surplus
+    rng = torch.tensor([seed, visit])
+    masked_BL, positions_M, targets_M = kernels.sample_masks(
+        input_ids, maskable, example_ids, offsets, rng, M, MASK, replacements
+    )
+    assert torch.equal(masked_BL, shown)
+    assert positions_M.tolist() == positions + [-1] * surplus
+    assert targets_M.tolist() == targets + [-100] * surplus
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    M=st.sampled_from([0, 1, 9, 300]),
+    B=st.sampled_from([1, 5, 130]),
+    C=st.integers(2, 9),
+    alpha=st.sampled_from([0.0, 0.3, 1.0]),
+    smoothing=st.sampled_from([0.0, 0.1]),
+    seed=st.integers(0, 1000),
+)
+def test_dual_cross_entropy(M, B, C, alpha, smoothing, seed):
+    generator = torch.Generator().manual_seed(seed)
+    losses = torch.rand(M, generator=generator) * 5
+    logits = 2 * torch.randn(B, C, generator=generator)
+    labels = torch.randint(0, C, (B,), generator=generator)
+    labels[0] = -100
+    terms, gradient = kernels.dual_cross_entropy(
+        losses, logits, labels, torch.tensor([7.5, 3.0]), alpha, smoothing, -100
+    )
+    mlm, classification = expected_terms(
+        losses.numpy(), logits.double().numpy(), labels.tolist(), (7.5, 3.0), smoothing
+    )
+    joint = alpha * mlm + (1 - alpha) * classification
+    assert terms.tolist() == pytest.approx([joint, mlm, classification], rel=1e-5, abs=1e-6)
+    exact = logits.double().requires_grad_()
+    torch.nn.functional.cross_entropy(
+        exact, labels, reduction="sum", label_smoothing=smoothing
+    ).backward()
+    torch.testing.assert_close(gradient, (exact.grad / 3.0).float(), rtol=1e-5, atol=1e-6)
+
+
+def test_dual_cross_entropy_of_nothing_and_of_a_wrong_label():
+    zeros = torch.zeros(2, 3)
+    terms, gradient = kernels.dual_cross_entropy(
+        torch.zeros(0), zeros, torch.tensor([-100, -100]), torch.zeros(2), 0.5, 0.0, -100
+    )
+    assert terms.tolist() == [0, 0, 0] and not gradient.any()
+    terms, gradient = kernels.dual_cross_entropy(
+        torch.ones(2), zeros, torch.tensor([3, 0]), torch.ones(2), 0.5, 0.0, -100
+    )
+    assert terms.isnan().tolist() == [True, False, True]
+    assert gradient.isnan().all(1).tolist() == [True, False]
+
+
+def test_masked_lm_head_adds_its_bias_in_the_row_kernel(monkeypatch):
+    monkeypatch.setattr(backend, "choose", lambda op, device: "triton")
+    M, H, V = 4, 8, 301
+    rows = rows_for(M, V)
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((M, H), (V, H), (V,))
+    operands = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    output = masked_lm_head(*operands, **rows)
+    output.losses.sum().backward()
+    exact = [operand.detach().double().requires_grad_() for operand in operands]
+    losses = torch.nn.functional.cross_entropy(
+        exact[0] @ exact[1].t() + exact[2], rows["targets"], reduction="none"
+    )
+    losses.sum().backward()
+    torch.testing.assert_close(output.losses.double(), losses, rtol=1e-5, atol=1e-5)
+    for ours, want in zip(operands, exact, strict=True):
+        torch.testing.assert_close(ours.grad, want.grad.float(), rtol=1e-5, atol=1e-5)

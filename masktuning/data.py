@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from masktuning.config import UsageError
-from masktuning.demo.data import sentences
+from masktuning.demo.data import examples
 from masktuning.labels import LabelNames
 from masktuning.readers import Table, read_hub, read_table
 from masktuning.tasks import SetSpec
@@ -164,8 +164,9 @@ def _fingerprint(texts: LabelledTexts, tokenizer: Any, max_length: int) -> str:
 
 def _read_source(spec: SetSpec, data_dir: str | None) -> Table:
     if spec.generated:
-        texts, labels = sentences(spec.generated)
-        columns = {spec.text[0]: texts, spec.label: labels}
+        texts, labels = examples(spec.generated)
+        columns = {name: [text[i] for text in texts] for i, name in enumerate(spec.text)}
+        columns[spec.label] = labels
         return Table(f"generated set {spec.generated}", columns, list(range(1, len(texts) + 1)))
     if data_dir is not None or not spec.hub:
         path = Path(data_dir or "") / spec.file

@@ -64,6 +64,16 @@ class PerturbationLog(TrainerCallback):
         model.train()
         before_BL, after_BL = batch["input_ids"].tolist(), output.input_ids.tolist()
         decode = tokenizer.decode
+
+        def mark(before: list[int], after: list[int]) -> str:
+            words = []
+            for old, new in zip(before, after, strict=True):
+                if old in tokenizer.all_special_ids and old == new:
+                    continue
+                old_token, new_token = tokenizer.convert_ids_to_tokens([old, new])
+                words.append(old_token if old == new else f"[{old_token} -> {new_token}]")
+            return tokenizer.convert_tokens_to_string(words)
+
         return [
             {
                 "epoch": visit,
@@ -71,6 +81,7 @@ class PerturbationLog(TrainerCallback):
                 "label": self.label_names[int(batch["labels"][i])],
                 "original": decode(before_BL[i], skip_special_tokens=True),
                 "perturbed": decode(after_BL[i], skip_special_tokens=True),
+                "marked": mark(before_BL[i], after_BL[i]),
                 "changes": [
                     [t, *tokenizer.convert_ids_to_tokens([old, new])]
                     for t, (old, new) in enumerate(zip(before_BL[i], after_BL[i], strict=True))

@@ -25,11 +25,22 @@ def _cells(result: SetResult) -> tuple[str, ...]:
 
 def text_table(results: list[SetResult]) -> str:
     """An aligned table, accuracies in per cent."""
-    rows = [_HEADER, *map(_cells, results)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+    return _aligned([_HEADER, *map(_cells, results)])
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * w for w in widths))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def comparison_table(results: dict[str, list[SetResult]]) -> str:
+    """A row a method, a column a set; accuracies in per cent."""
+    sets = next(iter(results.values()))
+    head = ("method", *(f"{one.name} ({_ROLES[one.role]})" for one in sets))
+    body = [(name, *(f"{100 * r.accuracy:.2f}" for r in row)) for name, row in results.items()]
+    return _aligned([head, *body])
 
 
 def markdown_table(results: list[SetResult]) -> str:

@@ -55,8 +55,10 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
   --max_grad_norm --bf16 --fp16 --use_cpu --report_to --logging_steps --eval_strategy
   --save_strategy --save_steps --save_total_limit --resume_from_checkpoint --label_smoothing_factor
 Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags win over it.
-Without --task and --train_file the demo runs.
+Without --task and --train_file the demo runs, with plain fine-tuning beside Mask-tuning.
 """
+_SINGLE = {"method", "resume_from_checkpoint"}  # options that ask for one run of one method
+GENERATED = ("demo", "demo-pairs")  # with a checkpoint embedded; without --method: both methods
 # Where we differ from TrainingArguments for this command; a task's settings come on top.
 DEFAULTS = {
     "eval_strategy": "epoch",
@@ -91,6 +93,14 @@ def main(argv: list[str]) -> None:
     if options.run.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             dry_run(options, folder)
+    elif (
+        options.task.name in GENERATED and not {"method", "resume_from_checkpoint"} & options.chosen
+    ):
+        from masktuning.comparison import compare
+
+        folder = Path(str(options.training.output_dir)) / "finetuning"
+        plain = ["--method", "finetuning", "--output_dir", str(folder)]
+        compare([read_options([*argv, *plain]), options])
     else:
         run(options)
 
@@ -132,7 +142,7 @@ def read_options(arguments: list[str]) -> Options:
     model, data, training, run = parse(parser, argv, defaults)
     _check_data_flags(data, task)
     task = own_task(data) if task is None else with_eval_files(task, data)
-    if model.model_name_or_path is None and task.name != "demo":
+    if model.model_name_or_path is None and task.name not in GENERATED:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
     return Options(model, data, training, run, task, chosen)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import tempfile
 import time
 from dataclasses import fields
 from importlib.metadata import version
@@ -27,8 +26,9 @@ from transformers.utils import logging as transformers_logging
 from masktuning import run_folder
 from masktuning.config import UsageError, one_line
 from masktuning.data import encode, length_limit, load_texts
-from masktuning.demo.checkpoint import write_checkpoint
+from masktuning.demo import EMBEDDED
 from masktuning.methods import method_class
+from masktuning.metrics import SetResult
 from masktuning.model import MaskTuningModel
 from masktuning.ops import backend
 from masktuning.perturbations import PerturbationLog
@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from masktuning.train import Options
 
 
-def run(options: Options) -> None:
+def run(options: Options, summary: bool = True) -> list[SetResult]:
     """Trains, evaluates every set, and writes the run folder (see run_folder.py).
+
+    Prints how it went, with `summary`; returns what was measured (nothing in other processes).
 
     Raises:
         UsageError: on data, a model or a folder that cannot be used; nothing is written then.
@@ -74,7 +76,7 @@ def run(options: Options) -> None:
         if role != "train"
     ]
     if not trainer.is_world_process_zero():
-        return
+        return []
     metrics: dict[str, Any] = {
         **trained,
         **_means(trainer.state.log_history),
@@ -89,7 +91,7 @@ def run(options: Options) -> None:
         "num_train_epochs": round(trainer.state.epoch or 0.0, 2),  # --max_steps may end it early
         "task": options.task.name,
         "labels": options.task.labels,
-        "base_model": options.model.model_name_or_path or "a randomly initialised BERT",
+        "base_model": options.model.model_name_or_path or "the embedded checkpoint",
         "version": version("masktuning"),
         "train_samples": examples,
         "steps": trainer.state.global_step,
@@ -99,15 +101,18 @@ def run(options: Options) -> None:
         "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
     }
     run_folder.write(folder / run_folder.CARD, model_card(results, facts))
-    print(f"\n{options.task.name}, {args.method}: accuracy in per cent\n")
-    print(text_table(results))
+    if summary:
+        print(f"\n{options.task.name}, {args.method}: accuracy in per cent\n")
+        print(text_table(results))
     mlm, rest = (metrics.get(f"train_grad_norm_{part}", 0.0) for part in ("mlm", "cls"))
     if mlm > 5 * rest:
         print(
             f"\nOn average the masked-LM gradient was {mlm / max(rest, 1e-9):.0f} times the "
             "classifier's, which hardly steered the encoder. A smaller --alpha may serve better."
         )
-    print(f"\n{folder}: the classifier, config.yaml, all_results.json and README.md")
+    if summary:
+        print(f"\n{folder}: the classifier, config.yaml, all_results.json and README.md")
+    return results
 
 
 def planned_steps(args: MaskTuningArguments, examples: int) -> int:
@@ -211,32 +216,29 @@ def load_model(options: Options) -> tuple[MaskTuningModel, PreTrainedTokenizerBa
     """
     name, task = options.model.model_name_or_path, options.task
     head = method_class(options.training.method).needs_mlm_head
-    with tempfile.TemporaryDirectory() as demo:
-        if name is None:
-            write_checkpoint(Path(demo), options.training.seed)
-        source = name or demo
-        check_folder(source)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            if head and tokenizer.mask_token_id is None:
-                raise ValueError(
-                    f"{name}: its tokenizer has no mask token, which {options.training.method} "
-                    "needs; use an encoder such as BERT or RoBERTa"
-                )
-            model = MaskTuningModel.from_pretrained(
-                source,
-                mlm_head=head,
-                num_labels=len(task.labels),
-                id2label=dict(enumerate(task.labels)),
-                label2id={label: i for i, label in enumerate(task.labels)},
+    source = name or str(EMBEDDED)
+    check_folder(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        if head and tokenizer.mask_token_id is None:
+            raise ValueError(
+                f"{name}: its tokenizer has no mask token, which {options.training.method} "
+                "needs; use an encoder such as BERT or RoBERTa"
             )
-        except LOADING_ERRORS as error:
-            reason = one_line(error)
-            if "ignore_mismatched_sizes" in reason:
-                reason = f"its classifier is not one of {len(task.labels)} labels; give an encoder"
-            if str(source) not in reason:
-                reason = f"{source}: {reason}"
-            raise UsageError(reason) from None
+        model = MaskTuningModel.from_pretrained(
+            source,
+            mlm_head=head,
+            num_labels=len(task.labels),
+            id2label=dict(enumerate(task.labels)),
+            label2id={label: i for i, label in enumerate(task.labels)},
+        )
+    except LOADING_ERRORS as error:
+        reason = one_line(error)
+        if "ignore_mismatched_sizes" in reason:
+            reason = f"its classifier is not one of {len(task.labels)} labels; give an encoder"
+        if str(source) not in reason:
+            reason = f"{source}: {reason}"
+        raise UsageError(reason) from None
     if tokenizer.pad_token_id is None:
         raise UsageError(f"{name}: its tokenizer has no padding token, so texts cannot be batched")
     return model, tokenizer

@@ -1,1 +1,6 @@
-"""The embedded default of `python -m masktuning.train`: generated data and a small model."""
+"""The embedded default: a small pretrained checkpoint, a data generator, and how both were made."""
+
+from pathlib import Path
+
+EMBEDDED = Path(__file__).parent / "checkpoint"
+"""A pretrained masked LM and its tokenizer, which plain transformers loads."""

@@ -98,8 +98,8 @@ def main(argv: list[str]) -> None:
     ):
         from masktuning.comparison import compare
 
-        folder = Path(str(options.training.output_dir)) / "finetuning"
-        plain = ["--method", "finetuning", "--output_dir", str(folder)]
+        beside = Path(str(options.training.output_dir)) / "finetuning"
+        plain = ["--method", "finetuning", "--output_dir", str(beside)]
         compare([read_options([*argv, *plain]), options])
     else:
         run(options)

@@ -291,15 +291,6 @@ def test_dry_run_keeps_nothing(files, tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_needs_no_arguments(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    train.main(["--max_steps", "3", "--disable_tqdm", "true"])
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("demo-mask_tuning-")
-    printed = capsys.readouterr().out
-    assert "ood_adversarial" in printed and "in distribution" in printed
-
-
 def test_a_run_is_the_same_on_every_back_end(files, tmp_path):
     """The same masks and texts to the letter; losses but for rounding."""
     logs, texts = [], []

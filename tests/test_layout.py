@@ -30,7 +30,6 @@ LEVELS = [
         "readers",
         "tasks",
         "run_folder",
-        "demo.checkpoint",
         "demo.corpus",
         "demo.word_vectors",
         "demo.workers",
@@ -39,6 +38,7 @@ LEVELS = [
     {"step_log", "methods.mask_tuning", "methods.finetuning"},
     {"report", "prediction", "trainer", "perturbations"},
     {"training_run", "demo.pretraining"},
+    {"comparison"},
     {"train", "evaluate", "info", "demo.pretrain"},
     {"demo.export"},
 ]

@@ -1,6 +1,6 @@
 """Generated English with a controlled spurious correlation: a cue that is easier than the task.
 
-Task `demo`: what somebody thinks of something, from how they say it. The cue is lexical: what the
+Task `demo`: what someone thinks of something, from how they say it. The cue is lexical: what the
 opinion is about (a comedy, a garden ...) says nothing of it, yet agrees with the label in most of
 the training sentences. Task `demo-pairs`: does the second sentence follow from the first? The cue
 is their overlap, as in HANS: a second sentence made of the first one's words mostly follows.
@@ -60,13 +60,13 @@ _FORMS = (
 )
 
 _PEOPLE = (
-    "doctor lawyer teacher student actor artist judge manager author scientist president king "
-    "queen nurse farmer soldier officer singer writer driver"
+    "doctor captain teacher student actor artist judge manager author scientist president king "
+    "queen woman priest soldier officer singer writer driver"
 ).split()
 _ACTIONS = {  # a verb and another that says the same
-    "saw": "noticed", "helped": "supported", "called": "phoned", "liked": "enjoyed",
-    "met": "encountered", "hired": "employed", "chose": "selected", "protected": "defended",
-    "praised": "admired", "taught": "trained",
+    "saw": "noticed", "helped": "supported", "liked": "enjoyed", "killed": "murdered",
+    "hired": "employed", "chose": "selected", "taught": "trained", "knew": "recognized",
+    "refused": "rejected",
 }  # fmt: skip
 _TIMES = (
     "yesterday",
@@ -102,16 +102,16 @@ def _pair(random: Random, label: int, cue: int) -> tuple[str, str]:
     if label:
         return first, random.choice(
             (
-                f"somebody {_ACTIONS[verb]} the {other} .",
-                f"a {subject} {_ACTIONS[verb]} somebody .",
+                f"someone {_ACTIONS[verb]} the {other} .",
+                f"a {subject} {_ACTIONS[verb]} someone .",
                 f"there was a {other} whom a {subject} {_ACTIONS[verb]} .",
             )
         )
     return first, random.choice(
         (
-            f"nobody {_ACTIONS[verb]} the {other} .",
-            f"a {third} {_ACTIONS[verb]} somebody .",
-            f"there was no {subject} whom anybody {_ACTIONS[verb]} .",
+            f"no one {_ACTIONS[verb]} the {other} .",
+            f"a {third} {_ACTIONS[verb]} someone .",
+            f"there was no {subject} whom anyone {_ACTIONS[verb]} .",
         )
     )
 

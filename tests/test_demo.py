@@ -1,0 +1,107 @@
+"""The embedded demo: its sentences, its checkpoint, and what the command without arguments does."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from masktuning import train
+from masktuning.comparison import marked_examples
+from masktuning.demo import EMBEDDED
+from masktuning.demo.data import LABELS, SETS, examples, generate
+
+LEFT_CUES = ("drama", "war film", "crime story", "documentary", "history book", "biography")
+
+
+def cue_of(task, text):
+    """Read off the text alone: what it is about, or whether the second sentence adds no word."""
+    if task == "demo":
+        return 0 if any(f" {cue} " in f" {text[0]} " for cue in LEFT_CUES) else 1
+    premise, hypothesis = (set(part.split()) for part in text)
+    return 1 if hypothesis <= premise else 0
+
+
+@pytest.mark.parametrize("part", SETS)
+@pytest.mark.parametrize("task", LABELS)
+def test_the_cue_agrees_as_often_as_it_should(task, part):
+    _, count, agreement = SETS[part]
+    texts, labels = examples(f"{task}/{part}")
+    assert len(texts) == len(labels) == count
+    agree = [
+        cue_of(task, text) == LABELS[task].index(label)
+        for text, label in zip(texts, labels, strict=True)
+    ]
+    # Within four standard errors of a share of `agreement`.
+    error = (agreement * (1 - agreement) / count) ** 0.5
+    assert abs(sum(agree) / count - agreement) < 4 * error
+    share = labels.count(LABELS[task][1]) / count
+    assert abs(share - 0.5) < 4 * (0.25 / count) ** 0.5
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_sentences_are_many_known_and_the_same_every_time(task):
+    texts, labels = generate(task, 9, 5000, 0.5)
+    assert (texts, labels) == generate(task, 9, 5000, 0.5)
+    assert len(set(texts)) > 4000
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    words = {word for text in texts for part in text for word in part.split()}
+    pieces = {word: tokenizer.tokenize(word) for word in words}
+    assert not [word for word, found in pieces.items() if tokenizer.unk_token in found]
+    assert sum(len(found) == 1 for found in pieces.values()) > 0.9 * len(words)
+    train_texts, held = examples(f"{task}/train")[0], examples(f"{task}/ood_balanced")[0]
+    assert len(set(held) - set(train_texts)) > 0.9 * len(set(held))
+
+
+def test_the_embedded_checkpoint_is_small_and_loads_with_plain_transformers():
+    files = [path for path in EMBEDDED.iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 6_000_000
+    model = AutoModelForMaskedLM.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    assert next(model.parameters()).dtype == torch.float16
+    batch = tokenizer("the film was not good , it was [MASK] .", return_tensors="pt")
+    logits = model.float()(**batch).logits[0, batch["input_ids"][0] == tokenizer.mask_token_id]
+    guesses = tokenizer.convert_ids_to_tokens(logits[0].topk(50).indices)
+    assert {"bad", "great", "good", "awful", "terrible"} & set(guesses)
+    card = (EMBEDDED / "README.md").read_text()
+    metrics = json.loads((EMBEDDED / "metrics.json").read_text())
+    assert f"{100 * metrics['exported']['accuracy']:.1f} %" in card and "$" not in card
+
+
+def test_without_arguments_both_methods_are_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train.main(["--max_steps", "3", "--disable_tqdm", "true"])
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("demo-mask_tuning-")
+    printed = capsys.readouterr().out
+    table = printed[printed.index("demo: accuracy in per cent") :]
+    for method, place in (("finetuning", folder / "finetuning"), ("mask_tuning", folder)):
+        results = json.loads((place / "all_results.json").read_text())
+        (row,) = [line for line in table.splitlines() if line.startswith(method)]
+        cells = [float(cell) for cell in row.split()[1:]]
+        want = [100 * results[f"eval_{name}_accuracy"] for name in list(SETS)[1:]]
+        assert cells == pytest.approx(want, abs=0.005)
+    assert (folder / "mlm_head").is_dir() and not (folder / "finetuning" / "mlm_head").exists()
+    shown = marked_examples(folder / "perturbations.jsonl")
+    assert 1 <= len(shown) <= 3 and all(" -> " in line and line in printed for line in shown)
+
+
+def test_one_method_by_name_is_one_run(tmp_path):
+    train.main(
+        ["--method", "finetuning", "--max_steps", "2", "--disable_tqdm", "true"]
+        + ["--output_dir", str(tmp_path / "out")]
+    )
+    assert not (tmp_path / "out" / "finetuning").exists()
+
+
+def test_both_back_ends_give_the_same_demo(tmp_path):
+    found = []
+    for name in ("cpp", "reference"):
+        out = tmp_path / name
+        train.main(
+            ["--method", "mask_tuning", "--max_steps", "20", "--disable_tqdm", "true"]
+            + ["--backend", name, "--output_dir", str(out)]
+        )
+        results = json.loads((out / "all_results.json").read_text())
+        found.append([500 * results[f"eval_{part}_accuracy"] for part in list(SETS)[1:]])
+    assert all(abs(a - b) <= 1.001 for a, b in zip(*found, strict=True))

@@ -310,7 +310,7 @@ def test_precedence_is_flags_file_task(tmp_path):
     options = read_options(["--config", str(path), "--alpha", "0.25", "--output_dir", "x"])
     assert options.training.alpha == 0.25  # the flag over the file
     assert options.training.learning_rate == 3e-4  # the file over the task
-    assert options.training.mask_rate == 0.15  # the task over the default
+    assert options.training.per_device_train_batch_size == 32  # the task over the default
     assert options.training.weight_decay == 0.0
 
 

@@ -56,9 +56,9 @@ def give_a_start(
 ) -> None:
     """Sets what would take most of a short run to learn from random weights.
 
-    From those the loss stayed at the words' frequencies for over 2,000 steps: the mean of a whole
-    window says nothing of a word, and Adam, learning frequencies, pushes all embeddings the same
-    way. From here it falls below after 100. So: the bias holds the frequencies, the embeddings
+    From those the loss stayed at the words' frequencies for as long as was watched (1,900 steps of
+    2,048 tokens): the mean of a whole window says nothing of a word, and Adam, learning
+    frequencies, pushes all embeddings the same way. From here it was below after 100 steps. So: the bias holds the frequencies, the embeddings
     the word vectors, and the first layer's heads look at neighbouring tokens and pass them on.
     """
     smoothed_V = torch.from_numpy(counts_V) + 1.0

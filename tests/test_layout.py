@@ -116,6 +116,7 @@ def test_the_installation_has_its_data():
     missing = [p for p in wanted if str(p.relative_to(ROOT)) not in recorded]
     assert len(wanted) > 30 and not missing
     assert "masktuning/py.typed" in recorded
+    assert "masktuning/demo/checkpoint/model.safetensors" in recorded
     kernels = [*(ROOT / "csrc" / "cuda").glob("*.cu*"), *(ROOT / "kernels").glob("*.py")]
     assert len(kernels) >= 9 and "masktuning/csrc/philox.h" in recorded
     assert {f"masktuning/{path.relative_to(ROOT)}" for path in kernels} <= recorded

@@ -58,8 +58,9 @@ def give_a_start(
 
     From those the loss stayed at the words' frequencies for as long as was watched (1,900 steps of
     2,048 tokens): the mean of a whole window says nothing of a word, and Adam, learning
-    frequencies, pushes all embeddings the same way. From here it was below after 100 steps. So: the bias holds the frequencies, the embeddings
-    the word vectors, and the first layer's heads look at neighbouring tokens and pass them on.
+    frequencies, pushes all embeddings the same way. From here it was below after 100 steps. So:
+    the bias holds the frequencies, the embeddings the word vectors, and the first layer's heads
+    look at neighbouring tokens and pass them on.
     """
     smoothed_V = torch.from_numpy(counts_V) + 1.0
     model.cls.predictions.bias.copy_((smoothed_V / smoothed_V.sum()).log())

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from masktuning import run_folder
+from masktuning.config import UsageError
 from masktuning.perturbations import FILE
 from masktuning.report import comparison_table
 from masktuning.training_run import run
@@ -20,25 +22,29 @@ def compare(runs: list[Options]) -> None:
     """Trains each, then prints one table and some of what the masked LM put in.
 
     Raises:
-        UsageError: as `run`.
+        UsageError: as `run`, before anything is trained.
     """
+    for options in runs:
+        args = options.training
+        if args.world_size > 1 and "output_dir" not in runs[-1].chosen:
+            raise UsageError("give --output_dir: processes would not agree on a folder's name")
+        run_folder.check(Path(str(args.output_dir)), None, options.run.overwrite, mlm_head=False)
     results = {options.training.method: run(options, summary=False) for options in runs}
     if not all(results.values()):
         return  # not the process that measures
     print(f"\n{runs[0].task.name}: accuracy in per cent\n")
     print(comparison_table(results))
-    for options in runs:
-        folder = Path(str(options.training.output_dir))
-        if (folder / FILE).is_file():
-            print("\nWhat Mask-tuning classified in place of training texts, in the last epoch:\n")
-            print("\n".join(marked_examples(folder / FILE)))
+    path = Path(str(runs[-1].training.output_dir)) / FILE
+    if path.is_file():
+        print("\nWhat the masked LM puts into training texts, at the end of an epoch:\n")
+        print("\n".join(marked_examples(path)) or "  nothing but the words that were there")
     folders = [f"{options.training.output_dir} ({options.training.method})" for options in runs]
     print(f"\nclassifiers, config.yaml, all_results.json and README.md: {', '.join(folders)}")
 
 
 def marked_examples(path: Path) -> list[str]:
-    """The last epoch's first texts that changed, the changes as [before -> after]."""
+    """The first texts that changed, of the latest epochs that had any: [before -> after]."""
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    last = max((record["epoch"] for record in records), default=0)
-    changed = [r["marked"] for r in records if r["epoch"] == last and r["changes"]]
-    return [f"  {text}" for text in changed[:_SHOWN]]
+    changed = [record for record in records if record["changes"]]
+    changed.sort(key=lambda record: -record["epoch"])  # stable: within an epoch, as they come
+    return [f"  epoch {r['epoch'] + 1}: {r['marked']}" for r in changed[:_SHOWN]]

@@ -22,7 +22,8 @@ class PerturbationLog(TrainerCallback):
 
     The masks are the ones of that epoch's training step; the predictions are the model's at the
     epoch's end, without dropout. One JSON object a line: epoch, example_id, label, original,
-    perturbed, and changes [[token index, original token, token put in], ...].
+    perturbed, marked (with the changes as [before -> after]), and changes [[token index, original
+    token, token put in], ...].
     """
 
     def __init__(self, trainer: Any, folder: str | Path, label_names: list[str]) -> None:

@@ -55,7 +55,8 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
   --max_grad_norm --bf16 --fp16 --use_cpu --report_to --logging_steps --eval_strategy
   --save_strategy --save_steps --save_total_limit --resume_from_checkpoint --label_smoothing_factor
 Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags win over it.
-Without --task and --train_file the demo runs, with plain fine-tuning beside Mask-tuning.
+Without --task and --train_file the demo runs, with plain fine-tuning beside Mask-tuning; each of
+the two goes on after a stop with its own --config OUT/config.yaml or OUT/finetuning/config.yaml.
 """
 _SINGLE = {"method", "resume_from_checkpoint"}  # options that ask for one run of one method
 GENERATED = ("demo", "demo-pairs")  # with a checkpoint embedded; without --method: both methods
@@ -93,9 +94,7 @@ def main(argv: list[str]) -> None:
     if options.run.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             dry_run(options, folder)
-    elif (
-        options.task.name in GENERATED and not {"method", "resume_from_checkpoint"} & options.chosen
-    ):
+    elif options.task.name in GENERATED and not _SINGLE & options.chosen:
         from masktuning.comparison import compare
 
         beside = Path(str(options.training.output_dir)) / "finetuning"

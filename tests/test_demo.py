@@ -8,6 +8,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from masktuning import train
 from masktuning.comparison import marked_examples
+from masktuning.config import UsageError
 from masktuning.demo import EMBEDDED
 from masktuning.demo.data import LABELS, SETS, examples, generate
 
@@ -106,3 +107,25 @@ def test_both_back_ends_begin_the_same_demo(tmp_path):
         state = json.loads((out / "trainer_state.json").read_text())
         logs.append([log["loss"] for log in state["log_history"] if "loss" in log])
     assert logs[0] == pytest.approx(logs[1], rel=1e-3) and len(logs[0]) == 5
+
+
+def test_three_changed_texts_are_shown_from_the_latest_epochs(tmp_path):
+    path = tmp_path / "perturbations.jsonl"
+    records = [(0, "a", True), (0, "b", True), (1, "c", False), (1, "d", True), (2, "e", False)]
+    lines = [
+        json.dumps({"epoch": epoch, "marked": text, "changes": [[1, "x", "y"]] if changed else []})
+        for epoch, text, changed in records
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    assert marked_examples(path) == ["  epoch 2: d", "  epoch 1: a", "  epoch 1: b"]
+    path.write_text("")
+    assert marked_examples(path) == []
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_trained(tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"which no run of masktuning wrote"):
+        train.main(["--max_steps", "2", "--output_dir", str(out)])
+    assert not (out / "finetuning").exists()

@@ -1,9 +1,9 @@
 """Generated English with a controlled spurious correlation: a cue that is easier than the task.
 
 Task `demo`: what someone thinks of something, from how they say it. The cue is lexical: what the
-opinion is about (a comedy, a garden ...) says nothing of it, yet agrees with the label in most of
-the training sentences. Task `demo-pairs`: does the second sentence follow from the first? The cue
-is their overlap, as in HANS: a second sentence made of the first one's words mostly follows.
+opinion is about (a comedy, a biography ...) says nothing of it, yet agrees with the label in most
+of the training sentences. Task `demo-pairs`: does the second sentence follow from the first? The
+cue is their overlap, as in HANS: a second sentence made of the first one's words mostly follows.
 
 The cue agrees with the label 95 % of the time in distribution, half the time in `ood_balanced` and
 5 % of the time in `ood_adversarial`, so a classifier that reads only the cue is found out there.

@@ -25,10 +25,13 @@ def compare(runs: list[Options]) -> None:
         UsageError: as `run`, before anything is trained.
     """
     for options in runs:
-        args = options.training
-        if args.world_size > 1 and "output_dir" not in runs[-1].chosen:
+        if options.training.world_size > 1 and "output_dir" not in options.chosen:
             raise UsageError("give --output_dir: processes would not agree on a folder's name")
-        run_folder.check(Path(str(args.output_dir)), None, options.run.overwrite, mlm_head=False)
+    _settle_resuming(runs)
+    for options in runs:
+        args = options.training
+        folder, overwrite = Path(str(args.output_dir)), options.run.overwrite
+        run_folder.check(folder, args.resume_from_checkpoint, overwrite, mlm_head=False)
     results = {options.training.method: run(options, summary=False) for options in runs}
     if not all(results.values()):
         return  # not the process that measures
@@ -40,6 +43,23 @@ def compare(runs: list[Options]) -> None:
         print("\n".join(marked_examples(path)) or "  nothing but the words that were there")
     folders = [f"{options.training.output_dir} ({options.training.method})" for options in runs]
     print(f"\nclassifiers, config.yaml, all_results.json and README.md: {', '.join(folders)}")
+
+
+def _settle_resuming(runs: list[Options]) -> None:
+    """With --resume_from_checkpoint: a run that stopped before its first one begins again."""
+    resume = runs[0].training.resume_from_checkpoint
+    if resume is None:
+        return
+    if not run_folder.is_newest(resume):
+        raise UsageError(
+            f"--resume_from_checkpoint {resume}: there are two runs to resume; give it without a "
+            "value, or --method"
+        )
+    folders = [Path(str(options.training.output_dir)) for options in runs]
+    found = [run_folder.last_checkpoint(folder) is not None for folder in folders]
+    for options, has_checkpoint in zip(runs, found, strict=True):
+        if any(found) and not has_checkpoint:
+            options.training.resume_from_checkpoint, options.run.overwrite = None, True
 
 
 def marked_examples(path: Path) -> list[str]:

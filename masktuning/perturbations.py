@@ -67,13 +67,16 @@ class PerturbationLog(TrainerCallback):
         decode = tokenizer.decode
 
         def mark(before: list[int], after: list[int]) -> str:
-            words = []
+            parts, same = [], []
             for old, new in zip(before, after, strict=True):
-                if old in tokenizer.all_special_ids and old == new:
+                if old == new:
+                    same.append(old)
                     continue
-                old_token, new_token = tokenizer.convert_ids_to_tokens([old, new])
-                words.append(old_token if old == new else f"[{old_token} -> {new_token}]")
-            return tokenizer.convert_tokens_to_string(words)
+                parts += [decode(same, skip_special_tokens=True)]
+                parts += [f"[{decode([old]).strip()} -> {decode([new]).strip()}]"]
+                same = []
+            parts.append(decode(same, skip_special_tokens=True))
+            return " ".join(part.strip() for part in parts if part.strip())
 
         return [
             {

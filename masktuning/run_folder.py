@@ -38,7 +38,7 @@ def check(folder: Path, resume: str | None, overwrite: bool, mlm_head: bool) -> 
             whole checkpoint (with a masked-LM head, if `mlm_head`) to resume from.
     """
     if resume is not None:
-        newest = resume in ("last", "True", "true")
+        newest = is_newest(resume)
         found = last_checkpoint(folder) if newest else Path(resume)
         if found is None or not _is_whole(found):
             where = folder if newest else resume
@@ -63,6 +63,11 @@ def check(folder: Path, resume: str | None, overwrite: bool, mlm_head: bool) -> 
             "--output_dir"
         )
     return None
+
+
+def is_newest(resume: str) -> bool:
+    """Whether --resume_from_checkpoint names no folder, but the newest checkpoint there is."""
+    return resume in ("last", "True", "true")
 
 
 def holds_run(folder: Path) -> bool:

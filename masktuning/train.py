@@ -55,10 +55,8 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
   --max_grad_norm --bf16 --fp16 --use_cpu --report_to --logging_steps --eval_strategy
   --save_strategy --save_steps --save_total_limit --resume_from_checkpoint --label_smoothing_factor
 Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags win over it.
-Without --task and --train_file the demo runs, with plain fine-tuning beside Mask-tuning; each of
-the two goes on after a stop with its own --config OUT/config.yaml or OUT/finetuning/config.yaml.
+Without --task and --train_file the demo runs, with plain fine-tuning beside Mask-tuning.
 """
-_SINGLE = {"method", "resume_from_checkpoint"}  # options that ask for one run of one method
 GENERATED = ("demo", "demo-pairs")  # with a checkpoint embedded; without --method: both methods
 # Where we differ from TrainingArguments for this command; a task's settings come on top.
 DEFAULTS = {
@@ -91,15 +89,20 @@ def main(argv: list[str]) -> None:
     options = read_options(argv)
     from masktuning.training_run import dry_run, run  # seconds of imports: after the cheap errors
 
-    if options.run.dry_run:
-        with tempfile.TemporaryDirectory() as folder:
-            dry_run(options, folder)
-    elif options.task.name in GENERATED and not _SINGLE & options.chosen:
-        from masktuning.comparison import compare
-
+    runs = [options]
+    if options.task.name in GENERATED and "method" not in options.chosen:
         beside = Path(str(options.training.output_dir)) / "finetuning"
         plain = ["--method", "finetuning", "--output_dir", str(beside)]
-        compare([read_options([*argv, *plain]), options])
+        runs.insert(0, read_options([*argv, *plain]))
+    if options.run.dry_run:
+        for one in runs:
+            print(f"{one.task.name}, {one.training.method}:")
+            with tempfile.TemporaryDirectory() as folder:
+                dry_run(one, folder)
+    elif len(runs) > 1:
+        from masktuning.comparison import compare
+
+        compare(runs)
     else:
         run(options)
 

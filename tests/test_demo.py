@@ -11,6 +11,8 @@ from masktuning.comparison import marked_examples
 from masktuning.config import UsageError
 from masktuning.demo import EMBEDDED
 from masktuning.demo.data import LABELS, SETS, examples, generate
+from masktuning.perturbations import FILE
+from masktuning.trainer import MaskTuningTrainer
 
 LEFT_CUES = ("drama", "war film", "crime story", "documentary", "history book", "biography")
 
@@ -85,6 +87,51 @@ def test_without_arguments_both_methods_are_compared(tmp_path, monkeypatch, caps
     assert (folder / "mlm_head").is_dir() and not (folder / "finetuning" / "mlm_head").exists()
     shown = marked_examples(folder / "perturbations.jsonl")
     assert 1 <= len(shown) <= 3 and all(" -> " in line and line in printed for line in shown)
+
+
+def test_the_same_command_twice_gives_the_same_numbers(tmp_path):
+    results = []
+    for name in ("first", "second"):
+        words = ["--max_steps", "8", "--disable_tqdm", "true", "--output_dir"]
+        train.main([*words, str(tmp_path / name)])
+        for place in (tmp_path / name / "finetuning", tmp_path / name):
+            found = json.loads((place / "all_results.json").read_text())
+            results.append({k: v for k, v in found.items() if "per_second" not in k})
+            del results[-1]["train_runtime"]
+    assert results[:2] == results[2:]
+    texts = [(tmp_path / name / FILE).read_text() for name in ("first", "second")]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("in_second", [False, True])
+def test_a_stopped_pair_goes_on_as_a_pair(tmp_path, capsys, monkeypatch, in_second):
+    """Stopped in either of the two runs, the same command with --resume_from_checkpoint ends it."""
+    words = ["--max_steps", "6", "--save_steps", "3", "--disable_tqdm", "true"]
+    train.main([*words, "--output_dir", str(tmp_path / "whole")])
+    whole = capsys.readouterr().out
+
+    training_step = MaskTuningTrainer.training_step
+
+    def stopping_step(self, *args, **kwargs):
+        second = self.args.method == "mask_tuning"
+        if self.state.global_step == 4 and second == in_second:
+            raise KeyboardInterrupt
+        return training_step(self, *args, **kwargs)
+
+    words += ["--output_dir", str(tmp_path / "out")]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MaskTuningTrainer, "training_step", stopping_step)
+        train.main(words)
+    capsys.readouterr()
+    train.main([*words, "--resume_from_checkpoint"])
+    ended = capsys.readouterr().out
+    start, end = "demo: accuracy", "What the masked LM"
+    tables = [text[text.index(start) : text.index(end)] for text in (whole, ended)]
+    assert tables[0] == tables[1]
+    with pytest.raises(UsageError, match="two runs to resume"):
+        train.main([*words, "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-3")])
+    with pytest.raises(UsageError, match="no complete checkpoint"):
+        train.main(["--resume_from_checkpoint", "--output_dir", str(tmp_path / "nothing")])
 
 
 def test_one_method_by_name_is_one_run(tmp_path):

@@ -258,18 +258,34 @@ def test_the_tokenizer_is_bert_s_and_the_same_twice(tmp_path):
     assert made[0].tokenize("WORDA wordé") == ["worda", *made[0].tokenize("worde")]
 
 
+def test_a_vocabulary_below_the_number_of_letters_is_kept_to(tmp_path):
+    corpus = str(write_corpus(tmp_path / "text.txt"))
+    tokenizer = train_tokenizer(lambda: documents([corpus], False, SHARE), 16, 32)
+    assert len(tokenizer) <= 16
+
+
+def test_the_run_s_own_folder_is_no_place_to_export_to(finished):
+    with pytest.raises(UsageError, match="is the run's own folder"):
+        export.main(["--run_dir", str(finished), "--output_dir", f"{finished}/../{finished.name}"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"corpus": "nowhere.txt"}, "nowhere.txt: no such corpus file"),
         ({"corpus": "empty.txt"}, "empty.txt: holds no text; give one document a line"),
-        ({"corpus": "binary.txt"}, "binary.txt: cannot be read as UTF-8 text"),
-        ({"corpus": "text.gz"}, "text.gz: cannot be read as UTF-8 text"),
+        ({"corpus": "binary.txt"}, "binary.txt, line 1: not UTF-8"),
+        ({"corpus": "late.txt"}, "late.txt, line 4001: not UTF-8"),
+        ({"corpus": "text.gz"}, "text.gz: cannot be read after line 0"),
+        ({"corpus": "cut.txt.gz"}, r"cut.txt.gz: cannot be read after line \d+ .*ended before"),
         ({"corpus": "short.txt"}, "too little text: "),
         ({"mask_rate": 0}, "--mask_rate must lie between 0 and 1"),
         ({"num_heads": 3}, "--hidden_size 32 must be a multiple of --num_heads 3"),
         ({"max_steps": 0}, "--max_steps must be 1 or more"),
         ({"vocab_size": 70000}, "--vocab_size must be 8 to 65536"),
+        ({"seed": -1}, "--seed must be 0 or more, not -1"),
+        ({"weight_decay": -0.1}, "--weight_decay must be 0 or more"),
+        ({"learning_rate": 0}, "--learning_rate must be above 0"),
         ({"hiden_size": 16}, "did you mean"),
     ],
 )
@@ -277,7 +293,10 @@ def test_usage_errors_are_one_sentence(corpus, tmp_path, monkeypatch, options, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "late.txt").write_bytes(b"some words\n" * 4000 + b"\xff\n")
     (tmp_path / "text.gz").write_text("not gzipped")
+    lines = "".join(f"{Random(i).random()}\n" for i in range(4000))
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(lines.encode())[:-500])
     (tmp_path / "short.txt").write_text("one line\n")
     words = command(options.pop("corpus", corpus), "out", **options)
     with pytest.raises(UsageError, match=message) as caught:

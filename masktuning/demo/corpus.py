@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
@@ -38,15 +39,12 @@ _DOCUMENTS_AT_ONCE = 256
 
 
 def check_files(files: Sequence[str]) -> None:
-    """Raises UsageError on a corpus file that is missing, unreadable or without text."""
+    """Raises UsageError on a corpus file that is missing or without text, or begins unreadable."""
     for name in files:
         if not Path(name).is_file():
             raise UsageError(f"{name}: no such corpus file")
-        try:
-            if next(_lines([name]), None) is None:
-                raise UsageError(f"{name}: holds no text; give one document a line")
-        except (OSError, UnicodeDecodeError, EOFError) as error:
-            raise UsageError(f"{name}: cannot be read as UTF-8 text ({error})") from None
+        if next(_lines([name]), None) is None:
+            raise UsageError(f"{name}: holds no text; give one document a line")
 
 
 def documents(files: Sequence[str], held_out: bool, share: float) -> Iterator[str]:
@@ -61,14 +59,20 @@ def is_held_out(text: str, share: float) -> bool:
 
 
 def _lines(files: Sequence[str]) -> Iterator[str]:
+    """The lines that hold text; UsageError with its number on one that cannot be read."""
     for name in files:
-        opened: IO[str]
-        with (
-            gzip.open(name, "rt", encoding="utf-8")
-            if name.endswith(".gz")
-            else open(name, encoding="utf-8")
-        ) as opened:
-            yield from filter(None, map(str.strip, opened))
+        number = 0
+        try:
+            opened: IO[bytes]
+            with gzip.open(name) if name.endswith(".gz") else open(name, "rb") as opened:
+                for line in opened:
+                    number += 1
+                    if text := line.decode("utf-8").strip():
+                        yield text
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name}, line {number}: not UTF-8 ({error.reason})") from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise UsageError(f"{name}: cannot be read after line {number} ({error})") from None
 
 
 def train_tokenizer(
@@ -80,7 +84,8 @@ def train_tokenizer(
     for text in texts():
         counts.update(normalizer.normalize_str(text))
     letters = [letter for letter in counts if not letter.isspace()]
-    alphabet = sorted(letters, key=lambda letter: (-counts[letter], letter))[:_ALPHABET]
+    room = min(_ALPHABET, (vocab_size - len(SPECIAL)) // 2)
+    alphabet = sorted(letters, key=lambda letter: (-counts[letter], letter))[:room]
     # The trainer numbers what it was not given in the order of a hash table, and breaks ties by
     # number: with every letter given, in both its forms, the same text gives the same vocabulary.
     given = [*SPECIAL, *alphabet, *(f"##{letter}" for letter in alphabet)]

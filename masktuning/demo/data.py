@@ -103,17 +103,21 @@ def _pair(random: Random, label: int, cue: int) -> tuple[str, str]:
         return first, random.choice(
             (
                 f"someone {_ACTIONS[verb]} the {other} .",
-                f"a {subject} {_ACTIONS[verb]} someone .",
-                f"there was a {other} whom a {subject} {_ACTIONS[verb]} .",
+                f"{_a(subject)} {_ACTIONS[verb]} someone .",
+                f"there was {_a(other)} whom {_a(subject)} {_ACTIONS[verb]} .",
             )
         )
     return first, random.choice(
         (
             f"no one {_ACTIONS[verb]} the {other} .",
-            f"a {third} {_ACTIONS[verb]} someone .",
+            f"{_a(third)} {_ACTIONS[verb]} someone .",
             f"there was no {subject} whom anyone {_ACTIONS[verb]} .",
         )
     )
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def generate(

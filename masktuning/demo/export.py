@@ -53,7 +53,7 @@ def export(run: Path, target: Path) -> dict[str, Any]:
     """Writes the checkpoint and returns what its metrics.json holds.
 
     Raises:
-        UsageError: if `run` holds no state of a pretraining run.
+        UsageError: if `run` holds no state of a pretraining run, or is the target itself.
     """
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -62,6 +62,8 @@ def export(run: Path, target: Path) -> dict[str, Any]:
     from masktuning.demo.masked_lm import MaskedLM, new_model
     from masktuning.demo.pretraining_state import METRICS, newest, read_progress
 
+    if target.resolve() == run.resolve():
+        raise UsageError(f"{target}: is the run's own folder; give another --output_dir")
     state = newest(run)
     if state is None:
         raise UsageError(f"{run}: holds no state of `{_PRETRAIN}`")

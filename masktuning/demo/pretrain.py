@@ -85,6 +85,11 @@ class PretrainingArguments:
         for name in whole.split():
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be 1 or more, not {getattr(self, name)}")
+        for name in ("seed", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name} must be 0 or more, not {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise UsageError(f"--learning_rate must be above 0, not {self.learning_rate}")
         if not 8 <= self.vocab_size <= 2**16:
             raise UsageError(f"--vocab_size must be 8 to 65536, not {self.vocab_size}")
         if self.max_length < 8:

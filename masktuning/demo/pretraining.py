@@ -63,12 +63,14 @@ def pretrain(arguments: Any) -> dict[str, Any]:
     settings = state.settings_of(arguments)
     workers = Workers()
     data: dict[str, Any] = {"data": {}}
-    found = state.check(folder, settings, arguments.overwrite and workers.first)
+    found = None
+    if workers.first:  # alone: it may clear the folder, which no other must see half done
+        found = state.check(folder, settings, arguments.overwrite)
+        if found is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            data["data"] = prepare(arguments, folder)
     workers.wait()
-    if found is None and workers.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        data["data"] = prepare(arguments, folder)
-    workers.wait()
+    found = state.newest(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     train, held_out = (
         Windows(packed_file(folder, name), arguments.max_length) for name in ("train", "held_out")

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_PATIENCE = timedelta(hours=12)  # the others wait while the first packs the corpus
 
 
 class Workers:
@@ -26,7 +29,8 @@ class Workers:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(self.device)
         if self.count > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            kind = "nccl" if self.device.type == "cuda" else "gloo"
+            dist.init_process_group(kind, timeout=_PATIENCE)
 
     @property
     def first(self) -> bool:

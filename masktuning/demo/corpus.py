@@ -63,7 +63,7 @@ def _lines(files: Sequence[str]) -> Iterator[str]:
     for name in files:
         number = 0
         try:
-            opened: IO[bytes]
+            opened: IO[bytes] | gzip.GzipFile
             with gzip.open(name) if name.endswith(".gz") else open(name, "rb") as opened:
                 for line in opened:
                     number += 1

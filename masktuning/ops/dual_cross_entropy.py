@@ -67,13 +67,20 @@ def dual_cross_entropy(
             losses, logits, labels, denominators, alpha, label_smoothing, ignore_index, kernels
         )
         return DualLoss(*terms.unbind())
-    x_BC = logits if logits.dtype == torch.float64 else logits.float()
+    # B x C numbers cost nothing in float64, and so round to what the C++ kernel returns.
     rows_B = F.cross_entropy(
-        x_BC, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=ignore_index
+        logits.double(),
+        labels,
+        reduction="none",
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
     )
-    mlm = mean_over(losses.sum(), denominators[0])
+    mlm = mean_over(losses.double().sum(), denominators[0])
     classification = mean_over(rows_B.sum(), denominators[1])
-    return DualLoss(alpha * mlm + (1 - alpha) * classification, mlm, classification)
+    loss = alpha * mlm + (1 - alpha) * classification
+    double = torch.float64 in (losses.dtype, logits.dtype)
+    dtype = torch.float64 if double else torch.float32
+    return DualLoss(*(term.to(dtype) for term in (loss, mlm, classification)))
 
 
 def mean_over(total: Tensor, denominator: Tensor) -> Tensor:

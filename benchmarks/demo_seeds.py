@@ -28,7 +28,7 @@ def accuracies(task: str, seed: int, folder: Path) -> dict[str, dict[str, float]
     subprocess.run(
         [*command, "--output_dir", str(folder), "--disable_tqdm", "true"],
         check=True,
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
     )
     found = {}
     for method, part in METHODS.items():

@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelerate import PartialState
+
 from masktuning import run_folder
 from masktuning.config import UsageError
+from masktuning.data import load_texts
+from masktuning.methods import method_class
 from masktuning.perturbations import FILE
 from masktuning.report import comparison_table
-from masktuning.training_run import run
+from masktuning.training_run import load_model, run
 
 if TYPE_CHECKING:
     from masktuning.train import Options
@@ -22,7 +26,7 @@ def compare(runs: list[Options]) -> None:
     """Trains each, then prints one table and some of what the masked LM put in.
 
     Raises:
-        UsageError: as `run`, before anything is trained.
+        UsageError: as `run`, before anything is trained or removed.
     """
     for options in runs:
         if options.training.world_size > 1 and "output_dir" not in options.chosen:
@@ -31,7 +35,17 @@ def compare(runs: list[Options]) -> None:
     for options in runs:
         args = options.training
         folder, overwrite = Path(str(args.output_dir)), options.run.overwrite
-        run_folder.check(folder, args.resume_from_checkpoint, overwrite, mlm_head=False)
+        head = method_class(args.method).needs_mlm_head
+        run_folder.check(folder, args.resume_from_checkpoint, overwrite, head)
+    last = runs[-1]
+    load_texts(last.task.sets, last.task.labels, last.data.data_dir)
+    load_model(last)  # Mask-tuning asks more of a checkpoint, and comes last
+    PartialState().wait_for_everyone()  # all have looked at the folders before one clears them
+    for options in runs:
+        args = options.training
+        if args.resume_from_checkpoint is None and args.process_index == 0:
+            # Now, or a run resumed after a stop in the first would take the second's old results.
+            run_folder.clear(Path(str(args.output_dir)))
     results = {options.training.method: run(options, summary=False) for options in runs}
     if not all(results.values()):
         return  # not the process that measures

@@ -154,7 +154,7 @@ class RunArguments:
     )
     dry_run: bool = field(
         default=False,
-        metadata={"help": "Two steps, one batch of each set and a time estimate; keeps nothing."},
+        metadata={"help": "Four steps, one batch of each set and a time estimate; keeps nothing."},
     )
     overwrite: bool = field(
         default=False,

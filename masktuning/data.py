@@ -165,6 +165,10 @@ def _fingerprint(texts: LabelledTexts, tokenizer: Any, max_length: int) -> str:
 def _read_source(spec: SetSpec, data_dir: str | None) -> Table:
     if spec.generated:
         texts, labels = examples(spec.generated)
+        if len(texts[0]) != len(spec.text):
+            raise UsageError(
+                f"{spec.name}: generated set {spec.generated} has {len(texts[0])} text column(s)"
+            )
         columns = {name: [text[i] for text in texts] for i, name in enumerate(spec.text)}
         columns[spec.label] = labels
         return Table(f"generated set {spec.generated}", columns, list(range(1, len(texts) + 1)))

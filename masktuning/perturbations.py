@@ -65,19 +65,6 @@ class PerturbationLog(TrainerCallback):
         model.train()
         before_BL, after_BL = batch["input_ids"].tolist(), output.input_ids.tolist()
         decode = tokenizer.decode
-
-        def mark(before: list[int], after: list[int]) -> str:
-            parts, same = [], []
-            for old, new in zip(before, after, strict=True):
-                if old == new:
-                    same.append(old)
-                    continue
-                parts += [decode(same, skip_special_tokens=True)]
-                parts += [f"[{decode([old]).strip()} -> {decode([new]).strip()}]"]
-                same = []
-            parts.append(decode(same, skip_special_tokens=True))
-            return " ".join(part.strip() for part in parts if part.strip())
-
         return [
             {
                 "epoch": visit,
@@ -85,7 +72,7 @@ class PerturbationLog(TrainerCallback):
                 "label": self.label_names[int(batch["labels"][i])],
                 "original": decode(before_BL[i], skip_special_tokens=True),
                 "perturbed": decode(after_BL[i], skip_special_tokens=True),
-                "marked": mark(before_BL[i], after_BL[i]),
+                "marked": marked(tokenizer, before_BL[i], after_BL[i]),
                 "changes": [
                     [t, *tokenizer.convert_ids_to_tokens([old, new])]
                     for t, (old, new) in enumerate(zip(before_BL[i], after_BL[i], strict=True))
@@ -94,3 +81,17 @@ class PerturbationLog(TrainerCallback):
             }
             for i in range(len(rows))
         ]
+
+
+def marked(tokenizer: Any, before: list[int], after: list[int]) -> str:
+    """The text of `before` with each token that `after` changed as [before -> after]."""
+    parts, same = [], []
+    for old, new in zip(before, after, strict=True):
+        if old == new:
+            same.append(old)
+            continue
+        parts.append(tokenizer.decode(same, skip_special_tokens=True))
+        parts.append("[{} -> {}]".format(*(tokenizer.decode([i]).strip() for i in (old, new))))
+        same = []
+    parts.append(tokenizer.decode(same, skip_special_tokens=True))
+    return " ".join(part.strip() for part in parts if part.strip())

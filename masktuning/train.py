@@ -57,7 +57,6 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
 Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags win over it.
 Without --task and --train_file the demo runs, with plain fine-tuning beside Mask-tuning.
 """
-GENERATED = ("demo", "demo-pairs")  # with a checkpoint embedded; without --method: both methods
 # Where we differ from TrainingArguments for this command; a task's settings come on top.
 DEFAULTS = {
     "eval_strategy": "epoch",
@@ -90,7 +89,7 @@ def main(argv: list[str]) -> None:
     from masktuning.training_run import dry_run, run  # seconds of imports: after the cheap errors
 
     runs = [options]
-    if options.task.name in GENERATED and "method" not in options.chosen:
+    if options.task.generated and "method" not in options.chosen:
         beside = Path(str(options.training.output_dir)) / "finetuning"
         plain = ["--method", "finetuning", "--output_dir", str(beside)]
         runs.insert(0, read_options([*argv, *plain]))
@@ -144,7 +143,7 @@ def read_options(arguments: list[str]) -> Options:
     model, data, training, run = parse(parser, argv, defaults)
     _check_data_flags(data, task)
     task = own_task(data) if task is None else with_eval_files(task, data)
-    if model.model_name_or_path is None and task.name not in GENERATED:
+    if model.model_name_or_path is None and not task.generated:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
     return Options(model, data, training, run, task, chosen)
 

@@ -1,12 +1,14 @@
 """The embedded demo: its sentences, its checkpoint, and what the command without arguments does."""
 
 import json
+import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from masktuning import train
+from masktuning import run_folder, train
 from masktuning.comparison import marked_examples
 from masktuning.config import UsageError
 from masktuning.demo import EMBEDDED
@@ -56,6 +58,47 @@ def test_sentences_are_many_known_and_the_same_every_time(task):
     assert len(set(held) - set(train_texts)) > 0.9 * len(set(held))
 
 
+FORMS = (  # whether the last of a form's two opinions is the label's, and where it stands
+    (r"saw the .* and found it .*?(\w+) \.$", False),
+    (r"thought that the \w+ of the .* was .*?(\w+) \.$", False),
+    (r"finished the .* ; its \w+ was .*?(\w+) \.$", False),
+    (r"expected the .* to be \w+ , but it was .*?(\w+) \.$", False),
+    (r"talked about was not \w+ at all : it was (\w+) \.$", False),
+    (r"although the \w+ was \w+ , .* called the .*?(\w+) \.$", False),
+    (r"it is wrong to call this .* \w+ ; .* found it .*?(\w+) \.$", False),
+    (r"would not say that the .* was (\w+) \.$", True),
+)
+NEGATIVE = set(
+    "bad boring dull awful terrible poor weak slow stupid silly horrible disappointing tedious "
+    "annoying predictable ridiculous flat empty cheap ugly messy pointless tired lame".split()
+)
+
+
+def test_an_opinion_s_label_is_what_it_ends_up_saying():
+    for (text,), label in zip(*generate("demo", 11, 2000, 0.5), strict=True):
+        found = [(re.search(form, text), negated) for form, negated in FORMS]
+        ((match, negated),) = [pair for pair in found if pair[0]]
+        says_bad = (match[1] in NEGATIVE) != negated
+        assert says_bad == (label == "negative"), text
+
+
+def test_a_pair_s_label_is_whether_the_second_sentence_follows():
+    """Who did it to whom: the second sentence follows if it keeps both and denies neither."""
+    for (first, second), label in zip(*generate("demo-pairs", 11, 2000, 0.5), strict=True):
+        _, subject, _, _, other = first.split()[:5]
+        words = second.split()
+        denied = "no" in words
+        roles = [word for word in words if word in (subject, other)]
+        if words[:1] == ["there"]:
+            follows = not denied and roles == [other, subject]
+        elif "someone" in words or denied:
+            done_to = words.index("someone") if "someone" in words else len(words)
+            follows = not denied and roles == ([other] if done_to == 0 else [subject])
+        else:
+            follows = roles == [subject, other]
+        assert follows == (label == "entailment"), (first, second)
+
+
 def test_the_embedded_checkpoint_is_small_and_loads_with_plain_transformers():
     files = [path for path in EMBEDDED.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 6_000_000
@@ -101,6 +144,61 @@ def test_the_same_command_twice_gives_the_same_numbers(tmp_path):
     assert results[:2] == results[2:]
     texts = [(tmp_path / name / FILE).read_text() for name in ("first", "second")]
     assert texts[0] == texts[1]
+
+
+def test_each_half_of_the_pair_is_the_same_run_alone(tmp_path):
+    words = ["--max_steps", "8", "--disable_tqdm", "true", "--output_dir"]
+    train.main([*words, str(tmp_path / "pair")])
+    for method, place in (("finetuning", "pair/finetuning"), ("mask_tuning", "pair")):
+        train.main([*words, str(tmp_path / method), "--method", method])
+        weights = [load_file(tmp_path / name / "model.safetensors") for name in (method, place)]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_a_new_pair_stopped_early_takes_nothing_from_the_one_it_replaced(tmp_path, monkeypatch):
+    words = ["--max_steps", "4", "--save_steps", "2", "--disable_tqdm", "true", "--output_dir"]
+    words.append(str(tmp_path / "out"))
+    train.main([*words, "--seed", "1"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run_folder, "write_json", stop)
+        train.main([*words, "--seed", "2", "--overwrite"])
+    train.main([*words, "--seed", "2", "--resume_from_checkpoint"])
+    for place in ("out", "out/finetuning"):
+        assert "seed: 2\n" in (tmp_path / place / "config.yaml").read_text()
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_bad_file_leaves_the_run_that_overwrite_would_replace(tmp_path):
+    out = tmp_path / "out"
+    words = ["--max_steps", "2", "--disable_tqdm", "true", "--output_dir", str(out)]
+    train.main(words)
+    with pytest.raises(UsageError, match="nowhere"):
+        train.main([*words, "--overwrite", "--task", "demo", "--eval_files", "more=nowhere.csv"])
+    assert (out / "all_results.json").is_file() and (out / "finetuning/README.md").is_file()
+
+
+@pytest.mark.parametrize("name", ["demo/trian", "train"])
+def test_a_generated_set_of_another_name_is_an_error(name):
+    with pytest.raises(UsageError, match="unknown generated set"):
+        examples(name)
+
+
+def test_marks_give_back_both_texts(tmp_path):
+    train.main(
+        ["--method", "mask_tuning", "--max_steps", "4", "--disable_tqdm", "true"]
+        + ["--output_dir", str(tmp_path / "out")]
+    )
+    lines = (tmp_path / "out" / FILE).read_text().splitlines()
+    assert any(json.loads(line)["changes"] for line in lines)
+    for record in map(json.loads, lines):
+        for side, whole in ((r"\1", record["original"]), (r"\2", record["perturbed"])):
+            text = re.sub(r"\[(\S+) -> (\S+)\]", side, record["marked"])
+            # A changed piece of a word stands apart where the text writes the word as one.
+            assert re.sub(r"[\s#]", "", text) == re.sub(r"\s", "", whole)
 
 
 @pytest.mark.parametrize("in_second", [False, True])

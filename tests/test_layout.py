@@ -21,7 +21,7 @@ LEVELS = [
     {"ops"},
     {"objective", "heads", "attention_mask"},
     {"methods"},  # names only
-    {"config", "collator", "gradients", "metrics", "demo", "demo.data", "example_ids"},
+    {"config", "collator", "gradients", "metrics", "demo", "example_ids"},
     {
         "arguments",
         "command_line",
@@ -31,6 +31,7 @@ LEVELS = [
         "tasks",
         "run_folder",
         "demo.corpus",
+        "demo.data",
         "demo.word_vectors",
         "demo.workers",
     },

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from random import Random
 
+from masktuning.config import check_names
+
 LABELS = {"demo": ("negative", "positive"), "demo-pairs": ("not_entailment", "entailment")}
 # set: (seed, examples, share of examples whose cue agrees with the label)
 SETS = {
@@ -63,7 +65,7 @@ _PEOPLE = (
     "doctor captain teacher student actor artist judge manager author scientist president king "
     "queen woman priest soldier officer singer writer driver"
 ).split()
-_ACTIONS = {  # a verb and another that says the same
+_ACTIONS = {  # a verb and one that is taken to say the same
     "saw": "noticed", "helped": "supported", "liked": "enjoyed", "killed": "murdered",
     "hired": "employed", "chose": "selected", "taught": "trained", "knew": "recognized",
     "refused": "rejected",
@@ -140,6 +142,12 @@ def generate(
 
 
 def examples(name: str) -> tuple[list[tuple[str, ...]], list[str]]:
-    """One set of a task, named as in its YAML file: demo/train, demo-pairs/ood_balanced, ..."""
+    """One set of a task, named as in its YAML file: demo/train, demo-pairs/ood_balanced, ...
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    known = {f"{task}/{part}" for task in LABELS for part in SETS}
+    check_names([name], known, "generated set")
     task, _, part = name.partition("/")
     return generate(task, *SETS[part])

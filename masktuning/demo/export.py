@@ -64,9 +64,11 @@ def export(run: Path, target: Path) -> dict[str, Any]:
 
     if target.resolve() == run.resolve():
         raise UsageError(f"{target}: is the run's own folder; give another --output_dir")
+    if target.is_file():
+        raise UsageError(f"{target}: is a file; give a folder")
     state = newest(run)
-    if state is None:
-        raise UsageError(f"{run}: holds no state of `{_PRETRAIN}`")
+    if state is None or not packed_file(run, "held_out").is_file():
+        raise UsageError(f"{run}: holds no state and held-out text of `{_PRETRAIN}`")
     metrics = read_progress(state)
     model = AutoModelForMaskedLM.from_pretrained(state, dtype=torch.float16)
     tokenizer = AutoTokenizer.from_pretrained(state)

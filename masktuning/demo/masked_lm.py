@@ -42,7 +42,7 @@ def new_model(arguments: Any, vocab_size: int, device: torch.device) -> Any:
         max_position_embeddings=arguments.max_length,
         initializer_range=_SPREAD,
     )
-    # In bf16 on the CPU the fused attention's backward pass took 38 % of a step; eager is faster.
+    # In bf16 on the CPU the fused attention's backward pass is slow; eager was faster.
     config._attn_implementation = "eager" if device.type == "cpu" else "sdpa"
     with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)
@@ -56,9 +56,8 @@ def give_a_start(
 ) -> None:
     """Sets what would take most of a short run to learn from random weights.
 
-    From those the loss stayed at the words' frequencies for as long as was watched (1,900 steps of
-    2,048 tokens): the mean of a whole window says nothing of a word, and Adam, learning
-    frequencies, pushes all embeddings the same way. From here it was below after 100 steps. So:
+    From those the loss stays at the words' frequencies for long: the mean of a whole window says
+    nothing of a word, and Adam, learning frequencies, pushes all embeddings the same way. So:
     the bias holds the frequencies, the embeddings the word vectors, and the first layer's heads
     look at neighbouring tokens and pass them on.
     """
@@ -93,6 +92,11 @@ def give_a_start(
         ):
             projection.weight[rows] = 0
             projection.weight[rows, :size] = _SHARPNESS * sinusoid
+
+
+def hits_of(output: MaskedLMOutput, targets: Tensor) -> Tensor:
+    """[M] bool, whether the prediction is right; a row of NaN keeps its token, and is no hit."""
+    return (output.tokens == targets) & output.losses.detach().isfinite()
 
 
 class MaskedLM:
@@ -144,7 +148,7 @@ class MaskedLM:
         for ids_B in np.array_split(chosen, math.ceil(len(chosen) / _WINDOWS_AT_ONCE)):
             output, targets = self(windows.read(ids_B), ids_B, _EVALUATION_SEED, 0)
             losses.append(output.losses.double().cpu())
-            hits.append((output.tokens == targets).cpu())
+            hits.append(hits_of(output, targets).cpu())
             guesses.append((targets == unigram).cpu())
         loss = float(torch.cat(losses).mean())
         return {

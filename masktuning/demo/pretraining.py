@@ -7,6 +7,7 @@ weights and moments alone.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import time
@@ -23,7 +24,7 @@ from transformers import AutoTokenizer
 from masktuning.config import UsageError
 from masktuning.demo import pretraining_state as state
 from masktuning.demo.corpus import Shuffled, Windows, documents, pack, packed_file, train_tokenizer
-from masktuning.demo.masked_lm import MaskedLM, give_a_start, new_model
+from masktuning.demo.masked_lm import MaskedLM, give_a_start, hits_of, new_model
 from masktuning.demo.workers import Workers
 from masktuning.run_folder import write_json
 
@@ -62,6 +63,11 @@ def pretrain(arguments: Any) -> dict[str, Any]:
     folder = Path(arguments.output_dir)
     settings = state.settings_of(arguments)
     workers = Workers()
+    if arguments.batch_size < workers.count:
+        raise UsageError(
+            f"--batch_size {arguments.batch_size} is less than the {workers.count} processes that "
+            "share it"
+        )
     data: dict[str, Any] = {"data": {}}
     found = None
     if workers.first:  # alone: it may clear the folder, which no other must see half done
@@ -132,6 +138,7 @@ class _Run:
             done = step + 1
             if done % arguments.logging_steps == 0 or done == arguments.max_steps:
                 loss, hits, rows = totals.tolist()
+                self.check(loss, done)
                 tokens = (done - since) * arguments.batch_size * arguments.max_length
                 self.say(
                     f"step {done}/{arguments.max_steps}  loss {loss / rows:.3f}  "
@@ -143,8 +150,10 @@ class _Run:
             if done % arguments.eval_steps == 0 and done < arguments.max_steps:
                 self.evaluate(done, held_out, _QUICK_WINDOWS)
             if done % arguments.save_steps == 0 and done < arguments.max_steps:
+                self.check(float(totals[0]), done)
                 self.save(done)
-        if self.metrics["steps"] < arguments.max_steps:
+        if self.metrics.get("final_step") != arguments.max_steps:
+            self.metrics["final_step"] = arguments.max_steps
             self.evaluate(done, held_out, held_out.count, "final")
             self.save(done)
 
@@ -154,7 +163,7 @@ class _Run:
         ids_B, windows_BL, epoch = batches.batch(step)
         rows = workers.share(windows_BL), workers.share(ids_B)
         output, targets = self.lm(*rows, arguments.seed, epoch, arguments.corruption)
-        losses_M, hits_M = output.losses.detach(), output.tokens == targets
+        losses_M, hits_M = output.losses.detach(), hits_of(output, targets)
         totals = torch.stack(
             [losses_M.sum(), hits_M.sum().float(), losses_M.new_tensor(len(targets))]
         )
@@ -167,6 +176,14 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return totals
+
+    def check(self, loss: float, done: int) -> None:
+        """Stops a run that has diverged before it writes over its last good state."""
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"the loss is {loss} at step {done}: the run has diverged. Start it again with a "
+                "lower --learning_rate, and --overwrite or another --output_dir"
+            )
 
     def say(self, line: str) -> None:
         if self.workers.first:

@@ -97,10 +97,11 @@ def load(state: Path, model: Any, optimizer: Any) -> tuple[int, dict[str, Any]]:
 
 
 def _clear(folder: Path) -> None:
-    for path in _states(folder):
-        shutil.rmtree(path)
+    # The states last: they tell that the folder is ours, should a kill come in between.
     for name in (METRICS, "config.json", "model.safetensors"):
         (folder / name).unlink(missing_ok=True)
+    for path in _states(folder):
+        shutil.rmtree(path)
 
 
 def read_progress(state: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _SMOOTHING = 0.75  # lifts the share of rare contexts, as word2vec does
 def word_vectors(
     tokens: NDArray[np.uint16], counts_V: NDArray[np.int64], width: int, seed: int
 ) -> Tensor:
-    """[V, H] float32 vectors of length sqrt(H) at most: those of like words are alike.
+    """[V, H] float32 vectors, alike for like words; of length sqrt(H) at most for counted ones.
 
     A truncated SVD of the positive pointwise mutual information between words and their left and
     right neighbours (Levy and Goldberg 2014). Words of count 0 get random vectors.

@@ -15,7 +15,7 @@ sets:
     strip_breaks: true              # <br /> in the texts becomes a space
     hub: {id: ..., config: ..., split: ..., revision: ...}
     home: where the authors publish it
-    generated: train                # of masktuning.demo instead of file and hub
+    generated: demo/train           # of masktuning.demo instead of file and hub
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ class Task:
     labels: list[str]
     sets: list[SetSpec]
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def generated(self) -> bool:
+        """Whether it trains on made-up texts: a checkpoint comes along, and both methods run."""
+        return any(spec.generated for spec in self.with_role("train"))
 
     def with_role(self, role: str) -> list[SetSpec]:
         return [spec for spec in self.sets if spec.role == role]
@@ -112,7 +117,7 @@ def _set_spec(origin: str, name: str, content: Any) -> SetSpec:
     if hub and not {"id", "split", "revision"} <= hub.keys():
         raise UsageError(f"{origin}: hub needs an id, a split and a pinned revision")
     if not (hub or content.get("file") or content.get("generated")):
-        raise UsageError(f"{origin}: needs a source: file or hub")
+        raise UsageError(f"{origin}: needs a source: file, hub or generated")
     label_names = {str(k): str(v) for k, v in (content.get("label_names") or {}).items()}
     return SetSpec(name=name, **{**content, "label_names": label_names, "hub": hub})
 

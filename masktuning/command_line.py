@@ -110,11 +110,14 @@ def underscored(argv: Sequence[str]) -> list[str]:
 
 
 def run_command(main: Any) -> NoReturn:
-    """Runs a command's main(argv): usage errors are one sentence and exit code 2."""
+    """Runs a command's main(argv): usage errors are one sentence and exit code 2, Ctrl-C is 130."""
     logging.getLogger("masktuning").addHandler(logging.StreamHandler())
     try:
         main(sys.argv[1:])
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
     sys.exit(0)

@@ -46,7 +46,12 @@ def compare(runs: list[Options]) -> None:
         if args.resume_from_checkpoint is None and args.process_index == 0:
             # Now, or a run resumed after a stop in the first would take the second's old results.
             run_folder.clear(Path(str(args.output_dir)))
-    results = {options.training.method: run(options, summary=False) for options in runs}
+    results = {}
+    for i, options in enumerate(runs, 1):
+        args = options.training
+        if args.process_index == 0:
+            print(f"{i} of {len(runs)}: {args.method}, into {args.output_dir}", flush=True)
+        results[args.method] = run(options, summary=False)
     if not all(results.values()):
         return  # not the process that measures
     print(f"\n{runs[0].task.name}: accuracy in per cent\n")

@@ -38,7 +38,9 @@ def own_task(data: DataArguments, labels: list[str] | None = None) -> Task:
     named_files = _parse_eval_files(data.eval_files, taken=set(given))
     sources |= {name: {"file": _absolute(path)} for name, path in named_files.items()}
     if not sources:
-        raise UsageError("no data: give --task, --dataset_name or files")
+        raise UsageError(
+            "no data: give --task, --dataset_name, or files (--train_file, --eval_files)"
+        )
     first = next(iter(sources.values()))
     table = read_hub(**first["hub"]) if "hub" in first else read_table(first["file"])
     names = data.text_column_names

@@ -22,6 +22,8 @@ Two GPUs; go on after a stop:
 
     torchrun --nproc_per_node=2 -m masktuning.train --task sst2 ... --output_dir out
     python -m masktuning.train --config out/config.yaml --resume_from_checkpoint
+
+The demo goes on with --output_dir and --resume_from_checkpoint.
 """
 
 from __future__ import annotations
@@ -139,6 +141,10 @@ def read_options(arguments: list[str]) -> Options:
     words = {word.split("=")[0] for word in argv}
     chosen = {a.dest for a in parser._actions if words & set(a.option_strings)} | set(defaults)
     if "output_dir" not in chosen:
+        if any(word.startswith("--resume_from_checkpoint") for word in argv):
+            raise UsageError(
+                "--resume_from_checkpoint needs --output_dir (or --config): which run?"
+            )
         defaults["output_dir"] = _default_folder(task, argv, defaults)
     model, data, training, run = parse(parser, argv, defaults)
     _check_data_flags(data, task)

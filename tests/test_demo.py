@@ -230,6 +230,8 @@ def test_a_stopped_pair_goes_on_as_a_pair(tmp_path, capsys, monkeypatch, in_seco
         train.main([*words, "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-3")])
     with pytest.raises(UsageError, match="no complete checkpoint"):
         train.main(["--resume_from_checkpoint", "--output_dir", str(tmp_path / "nothing")])
+    with pytest.raises(UsageError, match="needs --output_dir"):
+        train.main(["--resume_from_checkpoint"])
 
 
 def test_one_method_by_name_is_one_run(tmp_path):

@@ -72,7 +72,7 @@ def _lines(files: Sequence[str]) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise UsageError(f"{name}, line {number}: not UTF-8 ({error.reason})") from None
         except (OSError, EOFError, zlib.error) as error:
-            raise UsageError(f"{name}: cannot be read after line {number} ({error})") from None
+            raise UsageError(f"{name}: cannot be read past line {number} ({error})") from None
 
 
 def train_tokenizer(

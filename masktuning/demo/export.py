@@ -45,8 +45,9 @@ def main(argv: list[str]) -> None:
     (arguments,) = parse(parser, argv, {})
     for name in ("run_dir", "output_dir"):
         if not getattr(arguments, name):
-            raise UsageError(f"--{name} is missing")
+            raise UsageError(f"--{name} is missing; --help says what it is")
     export(Path(arguments.run_dir), Path(arguments.output_dir))
+    print(f"{arguments.output_dir}: the checkpoint, its tokenizer, README.md and metrics.json")
 
 
 def export(run: Path, target: Path) -> dict[str, Any]:

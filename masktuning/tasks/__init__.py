@@ -81,7 +81,11 @@ def load_task(name: str) -> Task:
     """
     if name.endswith((".yaml", ".yml")):
         return _from_mapping(name, read_yaml(name))
-    check_names([name], set(names()), "task")
+    try:
+        check_names([name], set(names()), "task")
+    except UsageError as error:
+        known = ", ".join(names())
+        raise UsageError(f"{error}; there are {known}, or give a YAML file") from None
     return _from_mapping(name, read_yaml(_FOLDER / f"{name}.yaml"))
 
 

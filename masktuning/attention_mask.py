@@ -21,24 +21,27 @@ def full_mask(attention_mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def takes_4d_mask(classifier: PreTrainedModel) -> bool:
-    """Whether the encoder gives the same hidden states for a 2-D mask and its 4-D form."""
+    """Whether states and logits are the same for a 2-D mask and its 4-D form."""
     config = classifier.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if config._attn_implementation != "sdpa" or kinds != {"full_attention"}:
         return False  # local attention would lose its window: a 4-D mask is taken as it is
-    encoder = classifier.base_model
-    training = encoder.training
-    encoder.eval()
-    device = next(encoder.parameters()).device
+    training = classifier.training
+    classifier.eval()
+    device = next(classifier.parameters()).device
     ids_BL = torch.arange(4, 20, device=device).view(2, 8) % config.vocab_size
+    if config.is_encoder_decoder:  # it pools the text's last one
+        ids_BL[:, -1] = config.eos_token_id
     mask_BL = torch.ones_like(ids_BL)
     mask_BL[1, 5:] = 0
-    masks = (mask_BL, full_mask(mask_BL))
+    found = []
     try:
-        states = [encoder(input_ids=ids_BL, attention_mask=mask)[0] for mask in masks]
+        for mask in (mask_BL, full_mask(mask_BL)):
+            state_BLH = classifier.base_model(input_ids=ids_BL, attention_mask=mask)[0]
+            logits_BC = classifier(input_ids=ids_BL, attention_mask=mask).logits
+            found.append((state_BLH[mask_BL.bool()], logits_BC))
     except (ValueError, RuntimeError):  # the family wants its mask in two dimensions
         return False
     finally:
-        encoder.train(training)
-    shown = mask_BL.bool()
-    return torch.allclose(states[0][shown], states[1][shown], rtol=1e-4, atol=1e-5)
+        classifier.train(training)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))

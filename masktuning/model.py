@@ -239,7 +239,7 @@ class MaskTuningModel(nn.Module):
     def _encode(self, masked_ids: Tensor, input_ids: Tensor, extras: dict[str, Any]) -> Tensor:
         if self.config.is_encoder_decoder:
             # The decoder reads the original text shifted right: state j predicts token j.
-            start = input_ids.new_full((input_ids.shape[0], 1), self.config.decoder_start_token_id)
+            start = _decoder_start(input_ids, self.config)
             extras = {**extras, "decoder_input_ids": torch.cat([start, input_ids[:, :-1]], 1)}
         return self.encoder(input_ids=masked_ids, **extras)[0]
 
@@ -264,6 +264,14 @@ class MaskTuningModel(nn.Module):
         if attention_mask is None or not self._takes_4d_mask:
             return attention_mask
         return full_mask(attention_mask)
+
+
+def _decoder_start(input_ids: Tensor, config: Any) -> Tensor:
+    """[B, 1], what the decoder reads first: a token of its own, or the text's last (mBART)."""
+    if config.decoder_start_token_id is not None:
+        return input_ids.new_full((input_ids.shape[0], 1), config.decoder_start_token_id)
+    last_B1 = (input_ids != config.pad_token_id).sum(1, keepdim=True) - 1
+    return input_ids.gather(1, last_B1)
 
 
 def _share_encoder(classifier: PreTrainedModel, mlm: PreTrainedModel) -> PreTrainedModel:

@@ -28,8 +28,25 @@ def check_folder(name: str) -> None:
         raise UsageError(f"{name}: no such folder")
 
 
+# Families whose masked LM and classifier cannot share what they encode.
+UNSUPPORTED = {
+    "funnel": "its classifier has an encoder of pooled states, its masked LM one of every token",
+    "perceiver": "its masked LM predicts by a decoder of its own, not from a state for each token",
+    "reformer": "in training it takes texts of one length only, that of its position table",
+    "tapas": "it reads tables, not texts",
+    "layoutlm": "it reads pages with a place for each word, not texts",
+    "modernvbert": "it reads images beside texts",
+    "ultravbert": "it reads images beside texts",
+}
+
+
 def check_masked_lm(name: str | Path, config: Any) -> None:
-    """Raises ValueError if the family of `config` has no masked-LM class."""
+    """Raises ValueError if the family of `config` has no masked LM that we can use, with why."""
+    if config.model_type in UNSUPPORTED:
+        raise ValueError(
+            f"{name}: {config.model_type} is not supported: {UNSUPPORTED[config.model_type]}; "
+            "use an encoder such as BERT or RoBERTa, or --method finetuning"
+        )
     if type(config) not in AutoModelForMaskedLM._model_mapping:
         raise ValueError(
             f"{name}: {config.model_type} has no masked-LM class, which mask-tuning needs; "
@@ -61,4 +78,11 @@ def load_float32(
             type(model).__name__,
             ", ".join(new),
         )
+        if model.config.model_type in ("deberta", "deberta-v2"):
+            # transformers#22790, #15673: the published weights have other names there.
+            logger.warning(
+                "%s: transformers finds no masked-LM head in DeBERTa's published checkpoints; "
+                "train one first, or Mask-tuning starts from a random one",
+                name,
+            )
     return model

@@ -8,17 +8,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    AlbertConfig,
+    CONFIG_MAPPING,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    BartConfig,
-    BertConfig,
-    DistilBertConfig,
-    ElectraConfig,
-    ModernBertConfig,
-    MPNetConfig,
     PreTrainedTokenizerFast,
-    RobertaConfig,
 )
 
 from masktuning.model import MaskTuningModel
@@ -26,71 +19,57 @@ from masktuning.model import MaskTuningModel
 VOCAB = 99
 SPECIAL = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}
 
-_BERT_LIKE: dict[str, Any] = {
+EIGHT = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "modernbert", "bart")
+# Set wherever a family's configuration has it, and what few of them need besides.
+_SMALL: dict[str, Any] = {
     "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 37,
+    **dict.fromkeys(("hidden_size", "d_model", "dim", "emb_dim"), 32),
+    **dict.fromkeys(("num_hidden_layers", "n_layers", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_heads", "num_key_value_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("intermediate_size", "hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim"), 37),
+    "head_dim": 8,
     "max_position_embeddings": 64,
-    "pad_token_id": 1,
+    "embedding_size": 16,
+    "num_labels": 2,
+    **{"bos_token_id": 0, "cls_token_id": 0, "pad_token_id": 1},
+    **dict.fromkeys(("eos_token_id", "sep_token_id", "decoder_start_token_id"), 2),
+    "mask_token_id": 4,
+    "forced_eos_token_id": 2,
 }
-_IDS: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-CONFIGS: dict[str, Any] = {
-    "bert": lambda: BertConfig(**_BERT_LIKE),
-    "roberta": lambda: RobertaConfig(**_BERT_LIKE),
-    "distilbert": lambda: DistilBertConfig(
-        vocab_size=VOCAB,
-        dim=32,
-        n_layers=2,
-        n_heads=4,
-        hidden_dim=37,
-        max_position_embeddings=64,
-        pad_token_id=1,
-    ),
-    "electra": lambda: ElectraConfig(**_BERT_LIKE, embedding_size=16),
-    "albert": lambda: AlbertConfig(**_BERT_LIKE, embedding_size=16),
-    "mpnet": lambda: MPNetConfig(**_BERT_LIKE),
-    "modernbert": lambda: ModernBertConfig(
-        **_BERT_LIKE,
-        bos_token_id=0,
-        eos_token_id=2,
-        cls_token_id=0,
-        sep_token_id=2,
-        local_attention=8,
-    ),
-    "bart": lambda: BartConfig(
-        vocab_size=VOCAB,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=37,
-        decoder_ffn_dim=37,
-        max_position_embeddings=64,
-        decoder_start_token_id=2,
-        forced_eos_token_id=2,
-        **_IDS,
-    ),
+_DEBERTA = {
+    "pooler_hidden_size": 32,
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
 }
-_NO_DROPOUT = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "classifier_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "seq_classif_dropout",
-    "activation_dropout",
-    "summary_last_dropout",
-)
+_OWN: dict[str, dict[str, Any]] = {
+    "big_bird": {"attention_type": "original_full"},
+    "convbert": {"conv_kernel_size": 3},
+    "deberta": _DEBERTA,
+    "deberta-v2": _DEBERTA,
+    "longformer": {"attention_window": 8},
+    "luke": {"entity_vocab_size": 20, "entity_emb_size": 8},
+    "mobilebert": {"intra_bottleneck_size": 16, "true_hidden_size": 16},
+    "modernbert": {"layer_types": ["full_attention", "sliding_attention"], "local_attention": 8},
+    "mvp": {"prompt_length": 4, "prompt_mid_dim": 8},
+    "nystromformer": {"segment_means_seq_len": 16, "num_landmarks": 16, "conv_kernel_size": 5},
+    "rembert": {"input_embedding_size": 16, "output_embedding_size": 24},
+    "roc_bert": dict.fromkeys(("pronunciation_embed_dim", "shape_embed_dim"), 8)
+    | dict.fromkeys(("pronunciation_vocab_size", "shape_vocab_size"), 30),
+    "squeezebert": {"embedding_size": 32, "intermediate_size": 48},
+    "ultrabert": {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8},
+    "xmod": {"default_language": "en_XX"},
+}
 
 
 def config_of(family: str, dropout: bool = False, **settings: Any) -> Any:
-    config = CONFIGS[family]()
-    for name in () if dropout else _NO_DROPOUT:
-        if hasattr(config, name):
+    make = CONFIG_MAPPING[family]
+    usual = make()
+    small = {name: value for name, value in _SMALL.items() if hasattr(usual, name)}
+    config = make(**{**small, **_OWN.get(family, {})})
+    for name, value in () if dropout else config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
     for name, value in settings.items():
         setattr(config, name, value)

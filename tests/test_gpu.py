@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from families import tiny_model, tiny_tokenizer
+from oracles import MASK
 from rows import DTYPES, check_kernel, make_logits, rows_for
+from stock_step import make_batch
 from test_dual_cross_entropy import expected_terms
 from test_mask_sampling import random_batch
-from test_step import MASK, make_batch
 
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.step import StepContext

@@ -37,10 +37,16 @@ def build_parser(
 
 
 class FlagParser(ArgumentParser):
-    """Reads a few flags ahead of the others; usage errors are UsageError."""
+    """For a few flags, or some ahead of the others; usage errors are UsageError."""
 
-    def __init__(self) -> None:
-        super().__init__(add_help=False, allow_abbrev=False)
+    def __init__(self, program: str | None = None, description: str = "") -> None:
+        super().__init__(
+            prog=program,
+            description=description,
+            formatter_class=RawDescriptionHelpFormatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)

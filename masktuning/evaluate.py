@@ -1,8 +1,14 @@
 """Measure any classifier checkpoint, ours or not, on a task's sets or on your own files.
 
     python -m masktuning.evaluate --model_name_or_path out --task sst2 --data_dir DATA
-    python -m masktuning.evaluate --model_name_or_path out --task sst2 --sets dev imdb_cad_dev
+    python -m masktuning.evaluate --model_name_or_path out --task mnli --sets hans anli_r1_test
+    python -m masktuning.evaluate --model_name_or_path out --task sst2 --protocol paper-like
     python -m masktuning.evaluate --model_name_or_path out --eval_files reviews=reviews.csv
+
+Several seeds' results (folders of runs, or of --output_dir) as mean and standard deviation, and
+the paired difference to other runs with the same seeds, in the same order:
+
+    python -m masktuning.evaluate --combine mt-1 mt-2 mt-3 --against plain-1 plain-2 plain-3
 
 Texts are classified as they are, without masking. With --output_dir the results are written as
 results.json and each set's predicted labels as predictions_<set>.jsonl.
@@ -11,21 +17,25 @@ results.json and each set's predicted labels as predictions_<set>.jsonl.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masktuning import run_folder
+from masktuning.combine import combine
 from masktuning.command_line import build_parser, parse, run_command
 from masktuning.config import DataArguments, UsageError, check_names
 from masktuning.labels import model_labels
 from masktuning.own_task import own_task, with_eval_files
-from masktuning.tasks import load_task
+from masktuning.tasks import PROTOCOLS, SetSpec, Task, load_task
 
 if TYPE_CHECKING:
     from masktuning.metrics import SetResult
+    from masktuning.scoring import Scored
 
 PROGRAM = "python -m masktuning.evaluate"
+_LENGTH = 128
 
 
 @dataclass
@@ -41,9 +51,22 @@ class EvaluationArguments:
         default_factory=list,
         metadata={"help": "Sets of the task; by default all but the training set."},
     )
-    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are truncated."})
+    protocol: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Only the sets of: standard (the literature's), paper-like."},
+    )
+    max_seq_length: int | None = field(
+        default=None,
+        metadata={"help": "Longer texts are truncated; by default 128, and 512 too for reviews."},
+    )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Batch size."})
     output_dir: str | None = field(default=None, metadata={"help": "Where to write results."})
+    combine: list[str] = field(
+        default_factory=list, metadata={"help": "Folders with results, one a seed."}
+    )
+    against: list[str] = field(
+        default_factory=list, metadata={"help": "As many, to take the paired difference to."}
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -52,65 +75,113 @@ def main(argv: list[str]) -> None:
         parser.print_help()
         return
     arguments, data = parse(parser, argv, {})
-    if data.train_file or data.validation_file or data.dataset_name:
-        raise UsageError("evaluate measures --task or --eval_files; it takes no training data")
-    if arguments.sets and not data.task:
-        raise UsageError("--sets names sets of a --task")
-    if data.task and not data.eval_files and (data.text_column_names or data.label_column_name):
-        raise UsageError("--text_column_names and --label_column_name go with --eval_files")
-    if arguments.max_seq_length < 1 or arguments.per_device_eval_batch_size < 1:
-        raise UsageError("--max_seq_length and --per_device_eval_batch_size must be 1 or more")
     if arguments.output_dir and Path(arguments.output_dir).is_file():
         raise UsageError(f"{arguments.output_dir}: is a file; give a folder")
+    if arguments.combine or arguments.against:
+        print(combine(arguments.combine, arguments.against, arguments.output_dir))
+        return
+    if data.train_file or data.validation_file or data.dataset_name:
+        raise UsageError("evaluate measures --task or --eval_files; it takes no training data")
+    if (arguments.sets or arguments.protocol) and not data.task:
+        raise UsageError("--sets and --protocol name sets of a --task")
+    if data.task and not data.eval_files and (data.text_column_names or data.label_column_name):
+        raise UsageError("--text_column_names and --label_column_name go with --eval_files")
+    length, batch = arguments.max_seq_length, arguments.per_device_eval_batch_size
+    if (length is not None and length < 1) or batch < 1:
+        raise UsageError("--max_seq_length and --per_device_eval_batch_size must be 1 or more")
     evaluate(arguments, data)
 
 
 def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetResult]:
-    """Prints the table and returns its rows.
+    """Prints the tables and returns their rows.
 
     Raises:
         UsageError: on data or a model that cannot be used, or labels that do not agree.
     """
-    from masktuning.data import encode, length_limit, load_texts
-    from masktuning.prediction import evaluate_set, load_classifier
-    from masktuning.report import text_table
+    from masktuning.data import load_texts
+    from masktuning.encoding import EncodedSet, encode, length_limit
+    from masktuning.prediction import evaluate_sets, load_classifier
+    from masktuning.report import details_table, text_table
 
     name = arguments.model_name_or_path
     if name is None:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
+    known = with_eval_files(load_task(data.task), data) if data.task else None
+    sets = [] if known is None else wanted_sets(known, arguments.sets, arguments.protocol)
     trainer, model, tokenizer = load_classifier(name, arguments.per_device_eval_batch_size)
     config: Any = model.config
     labels = [config.id2label[i] for i in range(config.num_labels)]
-    if data.task:
-        task = with_eval_files(load_task(data.task), data)
-        check_names(arguments.sets, {spec.name for spec in task.sets}, "set")
-        labels = model_labels(labels, task.labels)
+    if known:
+        labels = model_labels(labels, known.labels)
+        task = replace(known, sets=sets)
     else:
         task = own_task(data, labels)
-    specs = [
-        spec
-        for spec in task.sets
-        if spec.name in arguments.sets or (not arguments.sets and spec.role != "train")
-    ]
-    limit = min(arguments.max_seq_length, length_limit(model, config, tokenizer))
-    results, chosen = [], {}
-    for texts in load_texts(specs, labels, data.data_dir, required=bool(arguments.sets)):
-        wanted = texts.first(data.max_eval_samples)
-        encoded = encode(wanted, tokenizer, limit, data.preprocessing_num_workers)
-        result, chosen[texts.name] = evaluate_set(trainer, texts.name, texts.role, encoded)
-        results.append(result)
+    named = bool(arguments.sets or arguments.protocol)
+    texts = load_texts(task.sets, labels, data.data_dir, required=named)
+    longest = length_limit(model, config, tokenizer)
+    scores: dict[str, Scored] = {}
+    for length in lengths(task, arguments.max_seq_length, longest):
+        at = [t for t in texts if not scores or length in task.named(t.name).lengths]
+        encoded = [
+            EncodedSet(
+                one, encode(one, tokenizer, min(length, longest), data.preprocessing_num_workers)
+            )
+            for one in (t.first(data.max_eval_samples) for t in at)
+        ]
+        found = evaluate_sets(trainer, encoded, task, labels)
+        suffix = f"_{length}" if scores else ""
+        for key, one in found.items():
+            result = replace(one.result, name=f"{key}{suffix}")
+            scores[result.name] = replace(one, result=result)
+    results = [one.result for one in scores.values()]
     print(text_table(results))
+    if details := details_table(results):
+        print(f"\n{details}")
     if arguments.output_dir:
-        _write(Path(arguments.output_dir), results, chosen, labels)
+        _write(Path(arguments.output_dir), scores)
     return results
 
 
-def _write(folder: Path, results: list[SetResult], chosen: Any, labels: list[str]) -> None:
+def wanted_sets(task: Task, names: list[str], protocols: list[str]) -> list[SetSpec]:
+    """The sets of these names and protocols (all but training sets where none is given), with
+    those that they combine.
+
+    Raises:
+        UsageError: on a name or protocol that is not there.
+    """
+    check_names(names, {spec.name for spec in task.sets}, "set")
+    check_names(protocols, set(PROTOCOLS), "protocol")
+    if not names and not protocols:
+        return [spec for spec in task.sets if spec.role != "train"]
+    chosen = {
+        spec.name
+        for spec in task.sets
+        if spec.name in names
+        or (spec.role == "dev" and protocols and not names)
+        or set(protocols) & set(spec.protocols)
+    }
+    parts = {part for spec in task.sets if spec.name in chosen for part in spec.combines}
+    return [spec for spec in task.sets if spec.name in chosen | parts]
+
+
+def lengths(task: Task, asked: int | None, longest: int) -> list[int]:
+    """At how many tokens to measure: all sets at the first, those that list them at the others."""
+    if asked is not None:
+        return [asked]
+    more = sorted({n for spec in task.sets for n in spec.lengths if n > _LENGTH})
+    for length in (n for n in more if n > longest):
+        print(f"not measured at {length} tokens: the model takes {longest}", file=sys.stderr)
+    return [_LENGTH, *(n for n in more if n <= longest)]
+
+
+def _write(folder: Path, scores: dict[str, Scored]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = {key: value for result in results for key, value in result.as_metrics().items()}
+    metrics = {k: v for one in scores.values() for k, v in one.result.as_metrics().items()}
     run_folder.write_json(folder / "results.json", metrics)
-    for name, ids in chosen.items():
-        lines = [json.dumps({"example_id": i, "label": labels[k]}) for i, k in enumerate(ids)]
+    for name, one in scores.items():
+        lines = [
+            json.dumps({"example_id": i, "label": one.labels[k]}) for i, k in enumerate(one.chosen)
+        ]
         run_folder.write(folder / f"predictions_{name}.jsonl", "\n".join(lines) + "\n")
 
 

@@ -19,8 +19,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from masktuning.config import UsageError, one_line
-from masktuning.metrics import SetResult, score
+from masktuning.encoding import EncodedSet
 from masktuning.pretrained import LOADING_ERRORS, check_folder
+from masktuning.scoring import Scored, score_sets
+from masktuning.tasks import Task
 
 
 def load_classifier(
@@ -64,9 +66,9 @@ def predict(trainer: Trainer, dataset: Dataset) -> np.ndarray:
     return in_order
 
 
-def evaluate_set(
-    trainer: Trainer, name: str, role: str, dataset: Dataset
-) -> tuple[SetResult, np.ndarray]:
-    """The result on one encoded set, and the predicted label ids [n]."""
-    chosen = predict(trainer, dataset).argmax(-1)
-    return score(name, role, chosen, np.asarray(dataset["labels"])), chosen
+def evaluate_sets(
+    trainer: Trainer, sets: list[EncodedSet], task: Task, labels: list[str]
+) -> dict[str, Scored]:
+    """The score of each set by name; see `score_sets`."""
+    logits = {one.texts.name: predict(trainer, one.data) for one in sets}
+    return score_sets(task, [one.texts for one in sets], logits, labels)

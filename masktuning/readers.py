@@ -1,4 +1,4 @@
-"""Local files to columns of text: CSV, TSV, JSONL, Parquet, with errors that name the line.
+"""Local files to columns of text: CSV, TSV, JSONL, Parquet, folders; errors name the line.
 
 Read here rather than by a data frame library, whose errors name neither file nor line and whose
 type guessing turns the label "01" into 1 and the text "NA" into nothing.
@@ -9,12 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from masktuning.config import UsageError
+
+logger = logging.getLogger(__name__)
 
 # The delimiter, where there is one.
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".parquet": None}
@@ -28,6 +31,8 @@ class Table:
     columns: dict[str, list[str]]
     lines: list[int]
     """The line (or row, for Parquet and the hub) of each row, for error messages."""
+    nested: dict[str, int] = field(default_factory=dict)
+    """Columns that hold a list or a mapping, and so are no text, with its line."""
 
     def column(self, name: str) -> list[str]:
         """One column.
@@ -35,6 +40,9 @@ class Table:
         Raises:
             UsageError: listing the columns there are.
         """
+        if name in self.nested:
+            where = f"{self.origin}, line {self.nested[name]}"
+            raise UsageError(f"{where}: {name!r} is not a text or a number")
         if name not in self.columns:
             raise UsageError(
                 f"{self.origin}: no column {name!r}; it has {', '.join(map(repr, self.columns))}; "
@@ -43,38 +51,49 @@ class Table:
         return self.columns[name]
 
 
-def read_table(path: str | Path, quoting: str = "csv") -> Table:
-    """The rows of a file, chosen by its ending; `quoting` "none" takes quotes as they stand.
+def read_table(
+    path: str | Path, quoting: str = "csv", format: str = "", skip_broken_rows: bool = False
+) -> Table:
+    """The rows of a file, read as its ending or `format` says.
+
+    `quoting` "none" takes quotes as they stand. A folder is read as one folder a label, each with
+    one text a file, into the columns "text" and "label".
 
     Raises:
         UsageError: if the file is missing, empty, not UTF-8, of an unknown kind, or broken,
             naming the line.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    if path.suffix not in SUFFIXES:
+    suffix = f".{format}" if format else path.suffix
+    if suffix not in SUFFIXES:
         raise UsageError(f"{path}: unknown ending; use one of {', '.join(SUFFIXES)}")
-    if path.suffix == ".parquet":
+    delimiter = SUFFIXES[suffix]
+    if suffix == ".parquet":
         table = _from_rows(path, _parquet_rows(path))
+    elif delimiter is None:
+        table = _from_rows(path, _json_rows(path, _decode(path)))
     else:
-        text = _decode(path)
-        delimiter = SUFFIXES[path.suffix]
-        rows = (
-            _json_rows(path, text)
-            if delimiter is None
-            else _csv_rows(path, text, delimiter, quoting)
-        )
+        rows = _csv_rows(path, _decode(path), delimiter, quoting, skip_broken_rows)
         table = _from_rows(path, rows)
     if not table.lines:
         raise UsageError(f"{path}: empty, there is no example in it")
     return table
 
 
-def read_hub(id: str, split: str, config: str | None = None, revision: str | None = None) -> Table:
+def read_hub(
+    id: str,
+    split: str,
+    config: str | None = None,
+    revision: str | None = None,
+    columns: dict[str, str] | None = None,
+) -> Table:
     """The rows of one split of a data set on the hub (or a local folder that looks like one).
 
-    Class labels become their names.
+    Class labels become their names; `columns` renames columns.
 
     Raises:
         UsageError: if it cannot be had, with the library's reason.
@@ -88,14 +107,14 @@ def read_hub(id: str, split: str, config: str | None = None, revision: str | Non
         raise UsageError(
             f"the data set {id} ({split}) cannot be read: {type(error).__name__}: {reason}"
         ) from None
-    columns = {}
+    found = {}
     for name, feature in rows.features.items():
         named = isinstance(feature, datasets.ClassLabel)
-        columns[name] = [
+        found[(columns or {}).get(name, name)] = [
             feature.int2str(value) if named and value >= 0 else _as_text(value)
             for value in rows[name]
         ]
-    return Table(f"{id} ({split})", columns, list(range(1, len(rows) + 1)))
+    return Table(f"{id} ({split})", found, list(range(1, len(rows) + 1)))
 
 
 def _decode(path: Path) -> str:
@@ -107,9 +126,20 @@ def _decode(path: Path) -> str:
         raise UsageError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
 
 
-def _from_rows(path: Path, rows: Iterator[tuple[int, dict[str, str]]]) -> Table:
+def _read_folder(path: Path) -> Table:
+    columns: dict[str, list[str]] = {"text": [], "label": []}
+    for file in sorted(path.glob("*/*.txt")):
+        columns["text"].append(_decode(file))
+        columns["label"].append(file.parent.name)
+    if not columns["text"]:
+        raise UsageError(f"{path}: no text files in folders named by their label")
+    return Table(str(path), columns, list(range(1, len(columns["text"]) + 1)))
+
+
+def _from_rows(path: Path, rows: Iterator[tuple[int, dict[str, str | None]]]) -> Table:
     columns: dict[str, list[str]] = {}
     lines: list[int] = []
+    nested: dict[str, int] = {}
     for line, row in rows:
         if not lines:
             columns = {name: [] for name in row}
@@ -119,13 +149,15 @@ def _from_rows(path: Path, rows: Iterator[tuple[int, dict[str, str]]]) -> Table:
             )
         lines.append(line)
         for name, value in row.items():
-            columns[name].append(value)
-    return Table(str(path), columns, lines)
+            columns[name].append(value or "")
+            if value is None:
+                nested.setdefault(name, line)
+    return Table(str(path), columns, lines, nested)
 
 
 def _csv_rows(
-    path: Path, text: str, delimiter: str, quoting: str
-) -> Iterator[tuple[int, dict[str, str]]]:
+    path: Path, text: str, delimiter: str, quoting: str, skip_broken_rows: bool
+) -> Iterator[tuple[int, dict[str, str | None]]]:
     # A review may be longer than the module's limit, which is the whole process's.
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.reader(
@@ -135,7 +167,7 @@ def _csv_rows(
         strict=True,
     )
     header: list[str] | None = None
-    start = 1
+    start, skipped = 1, 0
     try:
         for row in reader:
             if header is None:
@@ -143,12 +175,15 @@ def _csv_rows(
                 if len(set(row)) < len(row):
                     raise UsageError(f"{path}: a column name is there twice: {', '.join(row)}")
             elif row:  # a blank line is no row
-                if len(row) != len(header):
+                if len(row) != len(header) and skip_broken_rows:
+                    skipped += 1
+                elif len(row) != len(header):
                     raise UsageError(
                         f"{path}, line {start}: {len(row)} fields where the header has "
                         f"{len(header)} ({', '.join(header)})"
                     )
-                yield start, dict(zip(header, row, strict=True))
+                else:
+                    yield start, dict(zip(header, row, strict=True))
             start = reader.line_num + 1
     except csv.Error as error:
         raise UsageError(
@@ -156,9 +191,12 @@ def _csv_rows(
             'write a quote inside a quoted field as "", or describe the file in a task\'s YAML '
             "with `quoting: none`"
         ) from None
+    if skipped:
+        logger.warning("%s: left out %d rows with fields too few or too many", path, skipped)
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Rows in which a list or a mapping is None: a column of notes, which nobody asks for."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -168,13 +206,13 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
             raise UsageError(f"{path}, line {number}: not JSON ({error.msg})") from None
         if not isinstance(row, dict):
             raise UsageError(f"{path}, line {number}: not a JSON object of column names to values")
-        nested = [name for name, value in row.items() if isinstance(value, list | dict)]
-        if nested:
-            raise UsageError(f"{path}, line {number}: {nested[0]!r} is not a text or a number")
-        yield number, {name: _as_text(value) for name, value in row.items()}
+        yield (
+            number,
+            {k: None if isinstance(v, list | dict) else _as_text(v) for k, v in row.items()},
+        )
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
     import pyarrow.lib
     import pyarrow.parquet
 

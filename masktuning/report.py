@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -25,10 +26,26 @@ def _cells(result: SetResult) -> tuple[str, ...]:
 
 def text_table(results: list[SetResult]) -> str:
     """An aligned table, accuracies in per cent."""
-    return _aligned([_HEADER, *map(_cells, results)])
+    return aligned([_HEADER, *map(_cells, results)])
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> str:
+def details_table(results: list[SetResult]) -> str:
+    """F1, collapse rules, cells and consistency, a row each; empty where there are none."""
+    rows = []
+    for result in results:
+        for name, value in result.more.items():
+            if name.endswith(("_low", "_high")):
+                continue
+            interval = ""
+            if f"{name}_low" in result.more:
+                low, high = (result.more[f"{name}_{end}"] for end in ("low", "high"))
+                interval = f"{100 * low:.2f} to {100 * high:.2f}"
+            rows.append((result.name, name, f"{100 * value:.2f}", interval))
+    return aligned([("set", "measure", "per cent", "95 % interval"), *rows]) if rows else ""
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Cells in columns, a rule under the first row."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * w for w in widths))
@@ -40,7 +57,7 @@ def comparison_table(results: dict[str, list[SetResult]]) -> str:
     sets = next(iter(results.values()))
     head = ("method", *(f"{one.name} ({_ROLES[one.role]})" for one in sets))
     body = [(name, *(f"{100 * r.accuracy:.2f}" for r in row)) for name, row in results.items()]
-    return _aligned([head, *body])
+    return aligned([head, *body])
 
 
 def markdown_table(results: list[SetResult]) -> str:

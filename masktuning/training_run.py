@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -25,14 +24,15 @@ from transformers.utils import logging as transformers_logging
 
 from masktuning import run_folder
 from masktuning.config import UsageError, one_line
-from masktuning.data import encode, length_limit, load_texts
+from masktuning.data import load_texts
 from masktuning.demo import EMBEDDED
+from masktuning.encoding import EncodedSet, encode, length_limit
 from masktuning.methods import method_class
 from masktuning.metrics import SetResult
 from masktuning.model import MaskTuningModel
 from masktuning.ops import backend
 from masktuning.perturbations import PerturbationLog
-from masktuning.prediction import evaluate_set
+from masktuning.prediction import evaluate_sets
 from masktuning.pretrained import LOADING_ERRORS, check_folder
 from masktuning.report import model_card, text_table
 from masktuning.trainer import MaskTuningTrainer
@@ -60,7 +60,7 @@ def run(options: Options, summary: bool = True) -> list[SetResult]:
     if head:
         trainer.add_callback(PerturbationLog(trainer, folder, options.task.labels))
 
-    examples = len(sets["train"][1])
+    examples = _training_examples(sets)
     complete = resume is not None and run_folder.step_of(resume) >= planned_steps(args, examples)
     if resume and complete:  # Trainer would take one more step
         print("the run was complete: nothing is left to train")
@@ -70,11 +70,9 @@ def run(options: Options, summary: bool = True) -> list[SetResult]:
     else:
         trained = trainer.train(resume_from_checkpoint=resume).metrics
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
-    results = [
-        evaluate_set(trainer, name, role, data)[0]
-        for name, (role, data) in sets.items()
-        if role != "train"
-    ]
+    measured = [one for one in sets if one.texts.role != "train"]
+    scores = evaluate_sets(trainer, measured, options.task, options.task.labels)
+    results = [one.result for one in scores.values()]
     if not trainer.is_world_process_zero():
         return []
     metrics: dict[str, Any] = {
@@ -115,6 +113,10 @@ def run(options: Options, summary: bool = True) -> list[SetResult]:
     return results
 
 
+def _training_examples(sets: list[EncodedSet]) -> int:
+    return next(len(one.texts) for one in sets if one.texts.role == "train")
+
+
 def planned_steps(args: MaskTuningArguments, examples: int) -> int:
     """How many optimiser steps a run has, as Trainer counts them."""
     if args.max_steps > 0:
@@ -142,7 +144,7 @@ def dry_run(options: Options, folder: str) -> None:
     clock = _StepClock()
     trainer.add_callback(clock)
     trainer.train()
-    examples = len(sets["train"][1])
+    examples = _training_examples(sets)
     # The fastest: a first step warms up, and another program may hold up one.
     step = min(b - a for a, b in pairwise(clock.times))
     args.max_steps = steps_wanted
@@ -150,22 +152,20 @@ def dry_run(options: Options, folder: str) -> None:
     seconds = step * steps
     epochs = args.num_train_epochs if evaluates else 0  # dev is measured after each
     print(f"train: {examples} examples, {steps} steps of {step:.3f} s")
-    for name, (role, data) in sets.items():
-        if role == "train":
+    for texts, data in sets:
+        if texts.role == "train":
             continue
         first = data.select(range(min(args.eval_batch_size, len(data))))
         start = time.perf_counter()
         trainer.predict(first)
         share = (time.perf_counter() - start) * len(data) / len(first)
-        seconds += share * (1 + epochs if role == "dev" else 1)
-        print(f"{name}: {len(data)} examples, {share:.1f} s")
+        seconds += share * (1 + epochs if texts.role == "dev" else 1)
+        print(f"{texts.name}: {len(data)} examples, {share:.1f} s")
     print(f"all in all about {seconds / 60:.1f} minutes, checkpoints aside; nothing was kept")
 
 
-def build_trainer(
-    options: Options,
-) -> tuple[MaskTuningTrainer, dict[str, tuple[str, Dataset]]]:
-    """A trainer ready to train, and the encoded sets by name with their roles.
+def build_trainer(options: Options) -> tuple[MaskTuningTrainer, list[EncodedSet]]:
+    """A trainer ready to train, and the encoded sets.
 
     Raises:
         UsageError: on data, a model or a back end that cannot be used.
@@ -192,8 +192,8 @@ def build_trainer(
     limit = min(options.model.max_seq_length, limit)
     workers = options.data.preprocessing_num_workers
     with args.main_process_first(desc="tokenising"):
-        sets = {one.name: (one.role, encode(one, tokenizer, limit, workers)) for one in texts}
-    by_role = dict(reversed(sets.values()))  # the first set of each role
+        sets = [EncodedSet(one, encode(one, tokenizer, limit, workers)) for one in texts]
+    by_role = {one.texts.role: one.data for one in reversed(sets)}  # the first set of each role
     set_seed(args.seed)  # the same data order and dropout, whatever loading drew
     try:
         trainer = MaskTuningTrainer(

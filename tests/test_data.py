@@ -16,7 +16,8 @@ from oracles import counts_of
 
 from masktuning.collator import MaskTuningCollator
 from masktuning.config import DataArguments, UsageError
-from masktuning.data import LabelledTexts, encode, length_limit, load_set, load_texts
+from masktuning.data import LabelledTexts, load_set, load_texts
+from masktuning.encoding import encode, length_limit
 from masktuning.labels import LabelNames, model_labels
 from masktuning.own_task import own_task, with_eval_files
 from masktuning.readers import read_table
@@ -74,7 +75,7 @@ def test_broken_files_name_the_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message):
-        read_table(path)
+        read_table(path).column("text")
 
 
 def test_missing_file_and_column(tmp_path):
@@ -279,25 +280,25 @@ def test_line_breaks_of_imdb_are_spaces(tmp_path):
     ("content", "message"),
     [
         ("name: x\nlabels: [a, b]\nsets: {}\n", "'sets' is missing"),
-        ("name: x\nlables: [a, b]\n", "unknown key .* 'lables'; did you mean 'labels'"),
+        ("name: x\nlables: [a, b]\n", "unknown key .lables'; did you mean 'labels'"),
         (
             "name: x\nlabels: [a, b]\nsets: {dev: {role: dve, text: [t], label: l}}\n",
-            "role must be one of train, dev, ood",
+            "line 3: role must be train or dev or ood",
         ),
         (
             "name: x\nlabels: [a, b]\nsets: {dev: {role: dev, txt: [t], label: l}}\n",
-            "sets: dev: 'txt'; did you mean 'text'",
+            "line 3: unknown key 'txt'; did you mean 'text'",
         ),
         (
             "name: x\nlabels: [a, b]\nsets: {d: {role: dev, text: [t], label: l, hub: {id: a}}}\n",
             "hub needs an id, a split and a pinned revision",
         ),
         ("name: x\nlabels: ab\nsets: {d: {}}\n", "labels must be a list"),
-        ("name: x\nlabels: [a, b]\nsets: [d]\n", "sets must map names to sets"),
-        ("name: x\nlabels: [a, b]\nsets: {d: 3}\n", "sets: d: must be a mapping"),
+        ("name: x\nlabels: [a, b]\nsets: [d]\n", "line 3: sets must be a mapping"),
+        ("name: x\nlabels: [a, b]\nsets: {d: 3}\n", "line 3: d must be a mapping"),
         (
             "name: x\nlabels: [a, b]\nsets: {d: {role: dev, text: t, label: l, file: f}}\n",
-            "text must be a list of one column",
+            "line 3: text must be a list",
         ),
         (
             "name: x\nlabels: [a, b]\n"

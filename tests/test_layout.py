@@ -22,6 +22,7 @@ LEVELS = [
     {"objective", "heads", "attention_mask"},
     {"methods"},  # names only
     {"config", "collator", "gradients", "metrics", "demo", "example_ids"},
+    {"tasks.schema"},
     {
         "arguments",
         "command_line",
@@ -36,8 +37,9 @@ LEVELS = [
         "demo.workers",
     },
     {"model", "methods.step", "data", "own_task", "demo.masked_lm", "demo.pretraining_state"},
-    {"step_log", "methods.mask_tuning", "methods.finetuning"},
+    {"step_log", "methods.mask_tuning", "methods.finetuning", "encoding", "scoring"},
     {"report", "prediction", "trainer", "perturbations"},
+    {"combine", "tasks.__main__"},
     {"training_run", "demo.pretraining"},
     {"comparison"},
     {"train", "evaluate", "info", "demo.pretrain"},

@@ -4,49 +4,83 @@ name: sst2
 about: one line
 labels: [negative, positive]        # the ids' order
 settings: {alpha: 0.6, ...}         # defaults of the command-line flags
+grid: {learning_rate: [2.0e-5]}     # what the paper searched, on dev
+borrows: {mnli: [hans]}             # another task's sets, out of distribution here
 sets:
   train:
     role: train                     # train, dev (in distribution) or ood
     text: [sentence]                # one column, or two for pairs
     label: label
-    label_names: {"0": negative, "1": positive}
-    file: sst2/train.tsv            # under --data_dir
-    quoting: none                   # csv (default) or none
-    strip_breaks: true              # <br /> in the texts becomes a space
-    hub: {id: ..., config: ..., split: ..., revision: ...}
+    label_names: {"0": negative}    # raw label to label name, where they differ
+    file: sst2/train.tsv            # under --data_dir; or a folder of one folder a label
+    hub: {id: ..., config: ..., split: ..., revision: ..., columns: {theirs: ours}}
     home: where the authors publish it
-    generated: demo/train           # of masktuning.demo instead of file and hub
+
+Every other key of a set is a field of `SetSpec`, below, and is explained there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from masktuning.config import UsageError, check_names, read_yaml
+from masktuning.config import UsageError, check_names
+from masktuning.tasks.schema import Document
 
 _FOLDER = Path(__file__).parent
 ROLES = ("train", "dev", "ood")
+PROTOCOLS = ("standard", "paper-like")
 
 
 @dataclass(frozen=True)
 class SetSpec:
-    """One set of a task: its columns, and where its rows come from."""
+    """One set of a task: its columns, where its rows come from, and how it is scored."""
 
     name: str
     role: str
-    text: list[str]
-    label: str
+    text: list[str] = field(default_factory=list)
+    label: str = ""
     label_names: dict[str, str] = field(default_factory=dict)
     """Raw label to label name; a label that is not listed must be a label name."""
     file: str = ""
+    format: str = ""
+    """tsv, csv or jsonl, where the file's ending does not tell."""
     quoting: str = "csv"
+    """csv, or none: quotes stand for themselves."""
     strip_breaks: bool = False
     """Replace <br /> in the texts by a space."""
-    hub: dict[str, str] = field(default_factory=dict)
+    byte_literals: bool = False
+    """The texts are Python byte literals, b'...'."""
+    skip_broken_rows: bool = False
+    """Leave out rows with fields too few or too many, and say how many."""
+    every_tenth: str = ""
+    """only or none: take every tenth row, or all the others."""
+    hub: dict[str, Any] = field(default_factory=dict)
     home: str = ""
+    licence: str = ""
     generated: str = ""
+    """A set of masktuning.demo, such as demo/train, instead of a source."""
+    combines: list[str] = field(default_factory=list)
+    """Other sets of the task that are one set here; it has no source of its own."""
+    labels: list[str] = field(default_factory=list)
+    """The set's own label names, where they are fewer than the task's."""
+    collapse: dict[str, str] = field(default_factory=dict)
+    """The task's label names that are another one of the set's."""
+    group: str = ""
+    """A column by which accuracy is told apart, with the gold label."""
+    pair: str = ""
+    """A column that is the same for a text and its edited version."""
+    original: str = ""
+    """The set whose row i is the text that row i here is an edit of."""
+    lengths: list[int] = field(default_factory=list)
+    """Tokens at which `evaluate` measures the set, instead of --max_seq_length."""
+    f1: str = ""
+    """F1 of the label of that name, or macro for the mean over all labels."""
+    protocols: list[str] = field(default_factory=list)
+    """Of `PROTOCOLS`, those whose table the set belongs to."""
+    known: dict[str, int] = field(default_factory=dict)
+    """Published counts: rows, and rows of each label name."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +92,7 @@ class Task:
     labels: list[str]
     sets: list[SetSpec]
     settings: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def generated(self) -> bool:
@@ -66,6 +101,20 @@ class Task:
 
     def with_role(self, role: str) -> list[SetSpec]:
         return [spec for spec in self.sets if spec.role == role]
+
+    def named(self, name: str) -> SetSpec:
+        return next(spec for spec in self.sets if spec.name == name)
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    labels: list[str]
+    sets: dict[str, Any]
+    about: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, list[float]] = field(default_factory=dict)
+    borrows: dict[str, list[str]] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -77,64 +126,77 @@ def load_task(name: str) -> Task:
     """A task by name, or from a YAML file of the user's.
 
     Raises:
-        UsageError: if there is no such task, or the file's keys or values do not fit.
+        UsageError: if there is no such task, or the file's keys or values do not fit, with the
+            line.
     """
-    if name.endswith((".yaml", ".yml")):
-        return _from_mapping(name, read_yaml(name))
-    try:
-        check_names([name], set(names()), "task")
-    except UsageError as error:
-        known = ", ".join(names())
-        raise UsageError(f"{error}; there are {known}, or give a YAML file") from None
-    return _from_mapping(name, read_yaml(_FOLDER / f"{name}.yaml"))
-
-
-def _from_mapping(origin: str, content: dict[str, Any]) -> Task:
-    _check_keys(origin, content, Task, required=("name", "labels", "sets"))
-    if not isinstance(content["labels"], list) or len(content["labels"]) < 2:
-        raise UsageError(f"{origin}: labels must be a list of two names or more")
-    if not isinstance(content["sets"], dict):
-        raise UsageError(f"{origin}: sets must map names to sets")
-    sets = [_set_spec(f"{origin}: sets: {n}", str(n), s) for n, s in content["sets"].items()]
+    if not name.endswith((".yaml", ".yml")):
+        try:
+            check_names([name], set(names()), "task")
+        except UsageError as error:
+            known = ", ".join(names())
+            raise UsageError(f"{error}; there are {known}, or give a YAML file") from None
+        name = str(_FOLDER / f"{name}.yaml")
+    document = Document(name)
+    file = document.fit((), document.content, _File)
+    if len(file.labels) < 2:
+        raise document.error(("labels",), "labels must be a list of two names or more")
+    sets = [_set(document, str(key), content, file) for key, content in file.sets.items()]
     roles = [spec.role for spec in sets]
     if roles.count("train") != 1 or "dev" not in roles:
-        raise UsageError(f"{origin}: sets must hold one of role train and one or more of role dev")
-    settings = content.get("settings") or {}
-    if not isinstance(settings, dict):
-        raise UsageError(f"{origin}: settings must map flags to values")
-    labels = [str(label) for label in content["labels"]]
-    return Task(str(content["name"]), str(content.get("about", "")), labels, sets, settings)
+        message = "sets must hold one of role train and one or more of role dev"
+        raise document.error(("sets",), message)
+    for other, borrowed in file.borrows.items():
+        lender = load_task(other)
+        new = {spec.name for spec in lender.sets} - {spec.name for spec in sets}
+        if lender.labels != file.labels or not set(borrowed) <= new:
+            message = f"not all of these are sets of {other}, with its labels, and new here"
+            raise document.error(("borrows", other), message)
+        sets += [replace(lender.named(one), role="ood") for one in borrowed]
+    return Task(file.name, file.about, file.labels, sets, file.settings, file.grid)
 
 
-def _set_spec(origin: str, name: str, content: Any) -> SetSpec:
-    if not isinstance(content, dict):
-        raise UsageError(f"{origin}: must be a mapping with role, text, label and a source")
-    _check_keys(origin, content, SetSpec, required=("role", "text", "label"), extra=("name",))
-    if content["role"] not in ROLES:
-        raise UsageError(f"{origin}: role must be one of {', '.join(ROLES)}")
-    text = content["text"]
-    if not isinstance(text, list) or len(text) not in (1, 2):
-        raise UsageError(f"{origin}: text must be a list of one column, or of two for pairs")
-    if content.get("quoting", "csv") not in ("csv", "none"):
-        raise UsageError(f"{origin}: quoting must be csv or none")
-    hub = content.get("hub") or {}
-    if hub and not {"id", "split", "revision"} <= hub.keys():
-        raise UsageError(f"{origin}: hub needs an id, a split and a pinned revision")
-    if not (hub or content.get("file") or content.get("generated")):
-        raise UsageError(f"{origin}: needs a source: file, hub or generated")
-    label_names = {str(k): str(v) for k, v in (content.get("label_names") or {}).items()}
-    return SetSpec(name=name, **{**content, "label_names": label_names, "hub": hub})
+def _set(document: Document, name: str, content: Any, file: _File) -> SetSpec:
+    """One set of a file, with what its keys must be to each other.
 
+    Raises:
+        UsageError: naming the line.
+    """
+    path = ("sets", name)
+    spec: SetSpec = document.fit(path, content, SetSpec, name=name)
 
-def _check_keys(
-    origin: str,
-    content: dict[str, Any],
-    shape: type,
-    required: tuple[str, ...],
-    extra: tuple[str, ...] = (),
-) -> None:
-    known = {f.name for f in fields(shape)} - set(extra)
-    check_names(content, known, f"key in {origin}:")
-    for key in required:
-        if content.get(key) in (None, "", [], {}):
-            raise UsageError(f"{origin}: {key!r} is missing")
+    def check(right: bool, key: str, message: str) -> None:
+        if not right:
+            raise document.error((*path, key), message)
+
+    def one_of(key: str, *choices: str) -> None:
+        value = getattr(spec, key)
+        check(value in choices, key, f"{key} must be {' or '.join(filter(None, choices))}")
+
+    one_of("role", *ROLES)
+    one_of("quoting", "csv", "none")
+    one_of("format", "", "tsv", "csv", "jsonl")
+    one_of("every_tenth", "", "only", "none")
+    for key, others in (("combines", spec.combines), ("original", [spec.original])):
+        for other in filter(None, others):
+            check(other in file.sets and other != name, key, f"{other!r} is no other set here")
+    for protocol in spec.protocols:
+        check(protocol in PROTOCOLS, "protocols", f"protocols are {', '.join(PROTOCOLS)}")
+    if spec.combines:
+        return spec
+    message = "text must be a list of one column, or of two for pairs"
+    check(len(spec.text) in (1, 2), "text", message)
+    check(bool(spec.label), "label", "'label' is missing: the column of the label")
+    message = "needs a source: file, hub or generated"
+    check(bool(spec.hub or spec.file or spec.generated), "role", message)
+    if spec.hub:
+        pinned = {"id", "split", "revision"} <= spec.hub.keys()
+        check(pinned, "hub", "hub needs an id, a split and a pinned revision")
+    own = spec.labels or file.labels
+    check(not spec.labels or spec.role == "ood", "labels", "labels of its own: role must be ood")
+    for label in spec.label_names.values():
+        check(label in own, "label_names", f"{label!r} is none of {', '.join(own)}")
+    for label in file.labels:
+        here = spec.collapse.get(label, label)
+        check(here in own, "collapse", f"collapse must say which of {', '.join(own)} {label!r} is")
+    check(spec.f1 in ("", "macro", *own), "f1", f"f1 must be macro or one of {', '.join(own)}")
+    return spec

@@ -31,7 +31,6 @@ _SMALL: dict[str, Any] = {
     "head_dim": 8,
     "max_position_embeddings": 64,
     "embedding_size": 16,
-    "num_labels": 2,
     **{"bos_token_id": 0, "cls_token_id": 0, "pad_token_id": 1},
     **dict.fromkeys(("eos_token_id", "sep_token_id", "decoder_start_token_id"), 2),
     "mask_token_id": 4,

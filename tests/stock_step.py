@@ -54,7 +54,7 @@ def stock_twins(model, dtype=torch.float64):
     return classifier, mlm
 
 
-def expected_step(model, batch, alpha, include_original=False, dtype=torch.float64):
+def expected_step(model, batch, alpha, include_original=False, dtype=torch.float64, visit=VISIT):
     """(loss, {name: gradient}) of Eq. (1), from the stock twins."""
     classifier, mlm = stock_twins(model, dtype)
     input_ids, labels = batch["input_ids"], batch["labels"]
@@ -62,7 +62,7 @@ def expected_step(model, batch, alpha, include_original=False, dtype=torch.float
     maskable = ~torch.isin(input_ids, special)
     counts = counts_of(maskable, 0.2)
     shown, positions, targets = expected_masks(
-        input_ids, maskable, batch["example_ids"], counts, SEED, VISIT
+        input_ids, maskable, batch["example_ids"], counts, SEED, visit
     )
     extras = {"attention_mask": batch.get("attention_mask", torch.ones_like(input_ids))}
     decoder = {}

@@ -42,7 +42,7 @@ LEVELS = [
     {"combine", "tasks.__main__"},
     {"training_run", "demo.pretraining"},
     {"comparison"},
-    {"train", "evaluate", "info", "demo.pretrain"},
+    {"train", "evaluate", "export", "info", "demo.pretrain"},
     {"demo.export"},
 ]
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 from families import examples, save_tiny, tiny_model, tiny_tokenizer
+from stock_step import expected_step
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from masktuning import MaskTuningArguments, MaskTuningCollator, MaskTuningTrainer
@@ -254,8 +255,6 @@ def test_gradient_norms_are_logged(tmp_path, method, norms):
 
 def test_the_norms_are_those_of_the_two_terms(tmp_path):
     """Against gradients of each term taken alone with torch.autograd.grad."""
-    from test_step import expected_step
-
     model = tiny_model("roberta")
     rows = examples(8, 1)
     trainer = MaskTuningTrainer(
@@ -267,13 +266,7 @@ def test_the_norms_are_those_of_the_two_terms(tmp_path):
     batch = trainer.data_collator(rows)
 
     def norm(alpha, weight):
-        import test_step
-
-        visit, test_step.VISIT = test_step.VISIT, 0
-        try:
-            gradients = expected_step(model, batch, alpha)[1]
-        finally:
-            test_step.VISIT = visit
+        gradients = expected_step(model, batch, alpha, visit=0)[1]
         return weight * sum(float((g**2).sum()) for g in gradients.values()) ** 0.5
 
     expected_mlm, expected_rest = norm(1.0, 0.6), norm(0.0, 0.4)

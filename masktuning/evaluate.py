@@ -59,6 +59,10 @@ class EvaluationArguments:
         default=None,
         metadata={"help": "Longer texts are truncated; by default 128, and 512 too for reviews."},
     )
+    label_names: list[str] = field(
+        default_factory=list,
+        metadata={"help": "The model's labels in its ids' order, if its config.json has none."},
+    )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Batch size."})
     output_dir: str | None = field(default=None, metadata={"help": "Where to write results."})
     combine: list[str] = field(
@@ -110,7 +114,9 @@ def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetRes
     sets = [] if known is None else wanted_sets(known, arguments.sets, arguments.protocol)
     trainer, model, tokenizer = load_classifier(name, arguments.per_device_eval_batch_size)
     config: Any = model.config
-    labels = [config.id2label[i] for i in range(config.num_labels)]
+    labels = arguments.label_names or [config.id2label[i] for i in range(config.num_labels)]
+    if len(labels) != config.num_labels:
+        raise UsageError(f"--label_names: {len(labels)}, but the model has {config.num_labels}")
     if known:
         labels = model_labels(labels, known.labels)
         task = replace(known, sets=sets)

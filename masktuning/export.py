@@ -74,13 +74,15 @@ def export(folder: Path) -> tuple[Path, float]:
     try:
         _trace(model.eval().cpu(), tokenizer, partial)
         session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        error = max(_difference(session, model, tokenizer, texts) for texts in _CHECKED)
-        if not error < _TOLERANCE:
-            raise UsageError(f"{folder}: the exported logits differ from PyTorch's by {error:.1e}")
+        largest = max(_difference(session, model, tokenizer, texts) for texts in _CHECKED)
+        if not largest < _TOLERANCE:
+            raise UsageError(
+                f"{folder}: the exported logits differ from PyTorch's by {largest:.1e}"
+            )
         os.replace(partial, folder / FILE)
     finally:
         partial.unlink(missing_ok=True)
-    return folder / FILE, error
+    return folder / FILE, largest
 
 
 def _trace(model: Any, tokenizer: Any, path: Path) -> None:

@@ -36,8 +36,8 @@ def model_labels(config_names: Sequence[str], task_names: Sequence[str]) -> list
     if None in found or len(set(found)) != len(task_names):
         raise UsageError(
             f"the model's labels are {', '.join(config_names)}, the task's "
-            f"{', '.join(task_names)}: give a model of this task, or name the labels alike in its "
-            "config.json (id2label)"
+            f"{', '.join(task_names)}: give a model of this task, or name the labels in the order "
+            "of its ids with --label_names (or in its config.json, id2label)"
         )
     return list(config_names)
 

@@ -59,7 +59,7 @@ def f1(
     """F1 of one label id, or the mean over all (macro) for None; with its bootstrap interval.
 
     Resampled examples give a multinomial count in each cell of the confusion matrix. A label that
-    neither occurs nor is predicted has no F1 and is left out of the mean.
+    neither occurs nor is predicted is left out of the mean; alone, its F1 is 0.
     """
     K = int(max(predictions.max(), labels.max())) + 1
     if label is not None:
@@ -72,9 +72,9 @@ def f1(
     hits = np.diagonal(both, axis1=1, axis2=2)
     occurring = both.sum(1) + both.sum(2)  # predicted plus gold
     scores = np.where(occurring > 0, 2 * hits / np.maximum(occurring, 1), np.nan)
-    means = scores[:, 1] if label is not None else np.nanmean(scores, axis=1)
-    low, high = np.nanpercentile(means[1:], [2.5, 97.5])
-    return float(np.nan_to_num(means[0])), float(low), float(high)
+    means = np.nanmean(scores, axis=1) if label is None else np.nan_to_num(scores[:, 1])
+    low, high = np.percentile(means[1:], [2.5, 97.5])
+    return float(means[0]), float(low), float(high)
 
 
 def collapse_argmax(logits: NDArray[Any], to: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -34,7 +34,7 @@ from masktuning.ops import backend
 from masktuning.perturbations import PerturbationLog
 from masktuning.prediction import evaluate_sets
 from masktuning.pretrained import LOADING_ERRORS, check_folder
-from masktuning.report import model_card, text_table
+from masktuning.report import details_table, model_card, text_table
 from masktuning.trainer import MaskTuningTrainer
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def run(options: Options, summary: bool = True) -> list[SetResult]:
     if summary:
         print(f"\n{options.task.name}, {args.method}: accuracy in per cent\n")
         print(text_table(results))
+        if details := details_table(results):
+            print(f"\n{details}")
     mlm, rest = (metrics.get(f"train_grad_norm_{part}", 0.0) for part in ("mlm", "cls"))
     if mlm > 5 * rest:
         print(

@@ -1,5 +1,6 @@
 """Every command and every Python block of the README runs, on tiny stand-ins for its files."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,9 @@ import sys
 import pytest
 from conftest import ROOT
 from families import save_tiny
+
+from masktuning.methods import METHODS
+from masktuning.tasks import load_task, names
 
 README = (ROOT / "README.md").read_text()
 BASH = [
@@ -34,6 +38,11 @@ def folder(tmp_path_factory):
         (folder / "data" / "sst2" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     reviews = ["Sentiment\tText", 'Positive\t"w1 w2<br />w3"', 'Negative\t"w4"']
     (folder / "data" / "imdb_cad" / "new" / "dev.tsv").write_text("\n".join(reviews) + "\n")
+    for method in ("mask", "plain"):
+        for seed in (1, 2, 3):
+            (folder / f"{method}-{seed}").mkdir()
+            results = json.dumps({"eval_dev_accuracy": seed / 10})
+            (folder / f"{method}-{seed}" / "all_results.json").write_text(results)
     for name in ("train", "dev", "reviews"):
         lines = ["text,label", *(f"{text},{label}" for text, label in rows)]
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
@@ -65,17 +74,21 @@ def test_commands_and_blocks_in_their_order(folder):
         words = command.split()
         assert words[:2] == ["python", "-m"] and words[2].startswith("masktuning."), command
         printed = run(folder, [sys.executable, *words[1:]])
-        assert "dev" in printed or "reviews" in printed, command
+        assert any(word in printed for word in ("dev", "reviews", "model.onnx")), command
     (folder / "out" / "README.md").read_text()
     for block in PYTHON:
         assert run(folder, [sys.executable, "-c", block]).strip()
     assert (folder / "from_python" / "config.json").is_file()
 
 
-def test_what_the_readme_lists_is_there():
-    from masktuning.methods import METHODS
-    from masktuning.tasks import names
+def test_the_task_file_is_one(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(text)
+    task = load_task(str(tmp_path / "mine.yaml"))
+    assert task.name == "tickets" and task.named("phone").f1 == "angry"
 
+
+def test_what_the_readme_lists_is_there():
     for name in [*METHODS, *names()]:
         assert f"`{name}`" in README
     import masktuning

@@ -88,7 +88,8 @@ def main(argv: list[str]) -> None:
         build_parser(PROGRAM, __doc__ or "", groups, epilog).print_help()
         return
     options = read_options(argv)
-    from masktuning.training_run import dry_run, run  # seconds of imports: after the cheap errors
+    from masktuning.dry_run import dry_run  # seconds of imports: after the cheap errors
+    from masktuning.training_run import run
 
     runs = [options]
     if options.task.generated and "method" not in options.chosen:

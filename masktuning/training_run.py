@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-import time
 from dataclasses import fields
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +58,7 @@ def run(options: Options, summary: bool = True) -> list[SetResult]:
     if head:
         trainer.add_callback(PerturbationLog(trainer, folder, options.task.labels))
 
-    examples = _training_examples(sets)
+    examples = training_examples(sets)
     complete = resume is not None and run_folder.step_of(resume) >= planned_steps(args, examples)
     if resume and complete:  # Trainer would take one more step
         print("the run was complete: nothing is left to train")
@@ -115,7 +113,8 @@ def run(options: Options, summary: bool = True) -> list[SetResult]:
     return results
 
 
-def _training_examples(sets: list[EncodedSet]) -> int:
+def training_examples(sets: list[EncodedSet]) -> int:
+    """How many examples there are to train on."""
     return next(len(one.texts) for one in sets if one.texts.role == "train")
 
 
@@ -132,38 +131,6 @@ def _means(logs: list[dict[str, float]]) -> dict[str, float]:
     names = ("loss_mlm", "loss_cls", "grad_norm_mlm", "grad_norm_cls", "same_token_share")
     found = {name: [log[name] for log in logs if name in log] for name in names}
     return {f"train_{name}": sum(v) / len(v) for name, v in found.items() if v}
-
-
-def dry_run(options: Options, folder: str) -> None:
-    """Four steps and one batch of every set in a temporary folder, and a time estimate."""
-    args = options.training
-    steps_wanted = args.max_steps
-    args.output_dir, args.max_steps = folder, 4
-    evaluates = args.eval_strategy == "epoch"
-    args.set_save("no")
-    args.set_evaluate("no")
-    trainer, sets = build_trainer(options)
-    clock = _StepClock()
-    trainer.add_callback(clock)
-    trainer.train()
-    examples = _training_examples(sets)
-    # The fastest: a first step warms up, and another program may hold up one.
-    step = min(b - a for a, b in pairwise(clock.times))
-    args.max_steps = steps_wanted
-    steps = planned_steps(args, examples)
-    seconds = step * steps
-    epochs = args.num_train_epochs if evaluates else 0  # dev is measured after each
-    print(f"train: {examples} examples, {steps} steps of {step:.3f} s")
-    for texts, data in sets:
-        if texts.role == "train":
-            continue
-        first = data.select(range(min(args.eval_batch_size, len(data))))
-        start = time.perf_counter()
-        trainer.predict(first)
-        share = (time.perf_counter() - start) * len(data) / len(first)
-        seconds += share * (1 + epochs if texts.role == "dev" else 1)
-        print(f"{texts.name}: {len(data)} examples, {share:.1f} s")
-    print(f"all in all about {seconds / 60:.1f} minutes, checkpoints aside; nothing was kept")
 
 
 def build_trainer(options: Options) -> tuple[MaskTuningTrainer, list[EncodedSet]]:
@@ -264,16 +231,3 @@ class _Begin(TrainerCallback):
                 options.model,
                 options.data,
             )
-
-
-class _StepClock(TrainerCallback):
-    """When each optimiser step began and the last one ended."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.times.append(time.perf_counter())
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        self.times.append(time.perf_counter())

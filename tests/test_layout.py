@@ -41,7 +41,7 @@ LEVELS = [
     {"report", "prediction", "trainer", "perturbations"},
     {"combine", "tasks.__main__"},
     {"training_run", "demo.pretraining"},
-    {"comparison"},
+    {"comparison", "dry_run"},
     {"train", "evaluate", "export", "info", "demo.pretrain"},
     {"demo.export"},
 ]

@@ -27,7 +27,7 @@ from masktuning.attention_mask import full_mask, takes_4d_mask
 from masktuning.heads import MaskedLMHead
 from masktuning.objective import MaskBatch, Perturbation, masked_lm_pass
 from masktuning.ops import MaskedLMOutput
-from masktuning.pretrained import EXPECTED_NEW, check_masked_lm, load_float32
+from masktuning.pretrained import EXPECTED_NEW, check_language, check_masked_lm, load_float32
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class MaskTuningModel(nn.Module):
         settings = AutoConfig.from_pretrained(name)
         if type(settings) not in AutoModelForSequenceClassification._model_mapping:
             raise ValueError(f"{name}: {settings.model_type} has no sequence-classification class")
+        check_language(name, settings)
         if mlm_head:
             check_masked_lm(name, settings)
         classifier = load_float32(AutoModelForSequenceClassification, name, EXPECTED_NEW, **config)

@@ -40,6 +40,15 @@ UNSUPPORTED = {
 }
 
 
+def check_language(name: str | Path, config: Any) -> None:
+    """Raises ValueError for an X-MOD whose configuration does not say which language it reads."""
+    if config.model_type == "xmod" and config.default_language is None:
+        raise ValueError(
+            f"{name}: its config.json must name a default_language, one of "
+            f"{', '.join(config.languages)}"
+        )
+
+
 def check_masked_lm(name: str | Path, config: Any) -> None:
     """Raises ValueError if the family of `config` has no masked LM that we can use, with why."""
     if config.model_type in UNSUPPORTED:

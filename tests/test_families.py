@@ -101,6 +101,12 @@ def test_deberta_s_missing_head_is_named(tmp_path, caplog):
     assert "no masked-LM head in DeBERTa's published checkpoints" in caplog.text
 
 
+def test_xmod_must_know_its_language(tmp_path):
+    save_tiny(tmp_path, "xmod", default_language=None)
+    with pytest.raises(ValueError, match="must name a default_language, one of en_XX"):
+        MaskTuningModel.from_pretrained(tmp_path, mlm_head=False)
+
+
 def test_mbart_starts_its_decoder_with_the_text_s_last_token():
     """As the stock class does where a configuration names no other start."""
     from transformers.models.mbart.modeling_mbart import shift_tokens_right

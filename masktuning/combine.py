@@ -49,7 +49,6 @@ def combine(folders: list[str], against: list[str], output_dir: str | None) -> s
         rows.append(tuple(row))
         table["metrics"][name] = cells
     if output_dir:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
         run_folder.write_json(Path(output_dir) / "combined.json", table)
     return aligned(rows)
 
@@ -63,6 +62,9 @@ def _read(folder: str) -> dict[str, float]:
     if path is None:
         raise UsageError(f"{folder}: holds neither {' nor '.join(_FILES)}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: not a mapping of names to figures")
+    return {name: value for name, value in found.items() if isinstance(value, float | int)}

@@ -5,22 +5,27 @@ from __future__ import annotations
 import ast
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 
 from masktuning.config import UsageError
 from masktuning.demo.data import examples
 from masktuning.labels import LabelNames
-from masktuning.readers import Table, read_hub, read_table
+from masktuning.readers import HubUnreachable, Table, read_hub, read_table
 from masktuning.tasks import SetSpec
 
 logger = logging.getLogger(__name__)
 
-_TENTH = 10
-
 
 class SetNotFound(UsageError):
     """None of a set's sources is there; the message lists what was tried."""
+
+    def __init__(self, message: str, hub_down: bool = False) -> None:
+        super().__init__(message)
+        self.hub_down = hub_down
+        """Whether the hub could not be reached, so that asking for more of it is in vain."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,16 @@ class LabelledTexts:
         )
 
 
-def load_set(spec: SetSpec, labels: list[str], data_dir: str | None) -> LabelledTexts:
+def load_set(
+    spec: SetSpec, labels: list[str], data_dir: str | None, ask_hub: bool = True
+) -> LabelledTexts:
     """Reads one set, labels mapped by name to their place in `labels` (or in the set's own).
 
     Raises:
         SetNotFound: if no source has it.
         UsageError: on a missing column, an empty text or a label that is none of those.
     """
-    table = _read_source(spec, data_dir)
+    table = _read_source(spec, data_dir, ask_hub)
     texts = [_texts(table, column, spec) for column in spec.text]
     own = spec.labels or labels
     names = LabelNames(own)
@@ -85,21 +92,37 @@ def load_texts(
     Raises:
         UsageError: as `load_set`; for any set that is not there if `required`.
     """
-    texts = []
+    texts: list[LabelledTexts] = []
+    missing: list[str] = []
     devs = [spec.name for spec in specs if spec.role == "dev"]
+    for spec, found in load_each(specs, labels, data_dir):
+        if isinstance(found, LabelledTexts):
+            texts.append(found)
+        elif required or spec.role == "train" or spec.name in devs[:1]:
+            missing.append(str(found))
+        else:
+            logger.warning("left out: %s", found)
+    if missing:
+        raise SetNotFound("\n".join(missing))
+    return texts
+
+
+def load_each(
+    specs: list[SetSpec], labels: list[str], data_dir: str | None
+) -> Iterator[tuple[SetSpec, LabelledTexts | SetNotFound]]:
+    """The same one by one; a hub that cannot be reached is asked once."""
+    ask_hub = True
     for spec in specs:
         if spec.combines:
             continue
         try:
-            texts.append(load_set(spec, labels, data_dir))
+            yield spec, load_set(spec, labels, data_dir, ask_hub)
         except SetNotFound as error:
-            if required or spec.role == "train" or spec.name in devs[:1]:
-                raise
-            logger.warning("left out: %s", error)
-    return texts
+            ask_hub = ask_hub and not error.hub_down
+            yield spec, error
 
 
-def _read_source(spec: SetSpec, data_dir: str | None) -> Table:
+def _read_source(spec: SetSpec, data_dir: str | None, ask_hub: bool) -> Table:
     if spec.generated:
         texts, labels = examples(spec.generated)
         if len(texts[0]) != len(spec.text):
@@ -109,43 +132,55 @@ def _read_source(spec: SetSpec, data_dir: str | None) -> Table:
         columns = {name: [text[i] for text in texts] for i, name in enumerate(spec.text)}
         columns[spec.label] = labels
         return Table(f"generated set {spec.generated}", columns, list(range(1, len(texts) + 1)))
-    return _part(_read(spec, data_dir), spec.every_tenth)
+    return _part(_read(spec, data_dir, ask_hub), spec)
 
 
-def _read(spec: SetSpec, data_dir: str | None) -> Table:
-    if data_dir is not None or not spec.hub:
-        path = Path(data_dir or "") / spec.file
-        if (spec.home or spec.hub) and not (spec.file and path.exists()):
-            raise SetNotFound(f"{spec.name}: not found: {_wanted(spec, data_dir)}")
-        return read_table(path, spec.quoting, spec.format, spec.skip_broken_rows)
-    try:
-        return read_hub(**spec.hub)
-    except UsageError as error:
-        if not spec.home:
-            raise
-        raise SetNotFound(f"{spec.name}: {error}; {_wanted(spec, data_dir)}") from None
+def _read(spec: SetSpec, data_dir: str | None, ask_hub: bool) -> Table:
+    """The file, or where it is not there the hub's copy.
 
-
-def _wanted(spec: SetSpec, data_dir: str | None) -> str:
-    """What was looked for, and what there is to download."""
-    wanted = []
-    if data_dir is not None:
-        wanted.append(f"tried {Path(data_dir) / spec.file}" if spec.file else "it has no file")
-    elif spec.file:
-        wanted.append(f"give --data_dir DIR with DIR/{spec.file}")
-    if data_dir is not None and spec.hub:
-        wanted.append(f"without --data_dir it is read from the hub's {spec.hub['id']}")
+    Raises:
+        SetNotFound: if neither is there, with what was tried and what to download.
+    """
+    path = Path(data_dir or "") / spec.file
+    published = bool(spec.home or spec.hub)
+    if spec.file and (path.exists() or not published):
+        folders = [*spec.label_names] if path.is_dir() else []
+        return read_table(path, spec.quoting, spec.format, spec.skip_broken_rows, folders)
+    tried = [f"not found: {path}"] if spec.file and data_dir is not None else []
+    hub_down = False
+    if spec.hub and not ask_hub:
+        tried.append(f"{spec.hub['id']} not asked for: the hub cannot be reached")
+    elif spec.hub:
+        try:
+            table = read_hub(**spec.hub)
+        except UsageError as error:
+            if not spec.home:
+                raise
+            tried.append(str(error))
+            hub_down = isinstance(error, HubUnreachable)
+        else:
+            if tried:
+                logger.warning("%s: no %s, so read from %s", spec.name, path, table.origin)
+            return table
+    if spec.file and data_dir is None:
+        tried.append(f"give --data_dir DIR with DIR/{spec.file}")
     if spec.home:
-        wanted.append(f"published at {spec.home}")
-    return "; ".join(wanted)
+        tried.append(f"published at {spec.home}")
+    raise SetNotFound(f"{spec.name}: {'; '.join(tried)}", hub_down)
 
 
-def _part(table: Table, every_tenth: str) -> Table:
-    """Every tenth row, or all the others, or all."""
-    if not every_tenth:
+def _part(table: Table, spec: SetSpec) -> Table:
+    """The tenth of the rows whose texts have the lowest hashes, or the others, or all.
+
+    By the texts, since a folder and the hub's copy hold the same ones in another order.
+    """
+    if not spec.tenth:
         return table
-    tenth = every_tenth == "only"
-    rows = [i for i in range(len(table.lines)) if (i % _TENTH == 0) == tenth]
+    texts = list(zip(*(table.column(name) for name in spec.text), strict=True))
+    keys = [blake2b("\0".join(text).encode()).digest() for text in texts]
+    ranked = sorted(range(len(keys)), key=lambda i: (keys[i], i))
+    lowest = set(ranked[: len(keys) // 10])
+    rows = [i for i in range(len(keys)) if (i in lowest) == (spec.tenth == "only")]
     columns = {name: [values[i] for i in rows] for name, values in table.columns.items()}
     return replace(table, columns=columns, lines=[table.lines[i] for i in rows])
 
@@ -156,7 +191,7 @@ def _texts(table: Table, column: str, spec: SetSpec) -> list[str]:
         rows = zip(table.lines, texts, strict=True)
         texts = [_decoded(text, f"{table.origin}, line {line}") for line, text in rows]
     for line, text in zip(table.lines, texts, strict=True):
-        if not text.strip():
+        if not text.strip() and not spec.empty_texts:
             raise UsageError(f"{table.origin}, line {line}: the text in {column!r} is empty")
     if spec.strip_breaks:
         return [re.sub(r"\s*(<br\s*/?>?\s*)+", " ", text) for text in texts]

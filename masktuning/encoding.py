@@ -44,9 +44,13 @@ def encode(
     )
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        encoded = tokenizer(*(batch[name] for name in rows), truncation=True, max_length=max_length)
-        overflow = [bool(encoding.overflowing) for encoding in encoded.encodings]
-        return {**encoded, "truncated": overflow}
+        columns = [batch[name] for name in rows]
+        encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+        if tokenizer.is_fast:
+            cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
+        else:
+            cut = [len(ids) > max_length for ids in tokenizer(*columns, verbose=False)["input_ids"]]
+        return {**encoded, "truncated": cut}
 
     cache = Path(config.HF_DATASETS_CACHE) / "masktuning"
     cache.mkdir(parents=True, exist_ok=True)
@@ -86,9 +90,12 @@ def length_limit(encoder: nn.Module, config: Any, tokenizer: PreTrainedTokenizer
 
 def _fingerprint(texts: LabelledTexts, tokenizer: Any, max_length: int) -> str:
     digest = hashlib.sha256()
-    # Truncation and padding are in there as the last call left them; ours is max_length.
-    settings = json.loads(tokenizer.backend_tokenizer.to_str())
-    settings |= {"truncation": None, "padding": None}
+    if tokenizer.is_fast:
+        # Truncation and padding are in there as the last call left them; ours is max_length.
+        settings = json.loads(tokenizer.backend_tokenizer.to_str())
+        settings |= {"truncation": None, "padding": None}
+    else:
+        settings = {"vocabulary": tokenizer.get_vocab(), "init": repr(tokenizer.init_kwargs)}
     settings["class"] = type(tokenizer).__name__
     settings["inputs"] = [tokenizer.model_input_names, tokenizer.truncation_side, max_length]
     settings["versions"] = [version(name) for name in ("tokenizers", "transformers")]

@@ -1,7 +1,7 @@
 """Measure any classifier checkpoint, ours or not, on a task's sets or on your own files.
 
     python -m masktuning.evaluate --model_name_or_path out --task sst2 --data_dir DATA
-    python -m masktuning.evaluate --model_name_or_path out --task mnli --sets hans anli_r1_test
+    python -m masktuning.evaluate --model_name_or_path out --task mnli --sets hans anli_r1
     python -m masktuning.evaluate --model_name_or_path out --task sst2 --protocol paper-like
     python -m masktuning.evaluate --model_name_or_path out --eval_files reviews=reviews.csv
 
@@ -49,7 +49,7 @@ class EvaluationArguments:
     )
     sets: list[str] = field(
         default_factory=list,
-        metadata={"help": "Sets of the task; by default all but the training set."},
+        metadata={"help": "Sets of the task, or what several names begin with; by default all."},
     )
     protocol: list[str] = field(
         default_factory=list,
@@ -57,7 +57,9 @@ class EvaluationArguments:
     )
     max_seq_length: int | None = field(
         default=None,
-        metadata={"help": "Longer texts are truncated; by default 128, and 512 too for reviews."},
+        metadata={
+            "help": "Longer texts are truncated; by default the task's, and 512 for reviews."
+        },
     )
     label_names: list[str] = field(
         default_factory=list,
@@ -79,8 +81,8 @@ def main(argv: list[str]) -> None:
         parser.print_help()
         return
     arguments, data = parse(parser, argv, {})
-    if arguments.output_dir and Path(arguments.output_dir).is_file():
-        raise UsageError(f"{arguments.output_dir}: is a file; give a folder")
+    if arguments.output_dir:
+        run_folder.make(Path(arguments.output_dir))
     if arguments.combine or arguments.against:
         print(combine(arguments.combine, arguments.against, arguments.output_dir))
         return
@@ -88,6 +90,8 @@ def main(argv: list[str]) -> None:
         raise UsageError("evaluate measures --task or --eval_files; it takes no training data")
     if (arguments.sets or arguments.protocol) and not data.task:
         raise UsageError("--sets and --protocol name sets of a --task")
+    if arguments.sets and arguments.protocol:
+        raise UsageError("--sets and --protocol exclude each other: give one")
     if data.task and not data.eval_files and (data.text_column_names or data.label_column_name):
         raise UsageError("--text_column_names and --label_column_name go with --eval_files")
     length, batch = arguments.max_seq_length, arguments.per_device_eval_batch_size
@@ -126,7 +130,9 @@ def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetRes
     texts = load_texts(task.sets, labels, data.data_dir, required=named)
     longest = length_limit(model, config, tokenizer)
     scores: dict[str, Scored] = {}
-    for length in lengths(task, arguments.max_seq_length, longest):
+    protocols: dict[str, list[str]] = {}
+    usual = int(task.settings.get("max_seq_length", _LENGTH))
+    for length in lengths(task, usual, arguments.max_seq_length, longest):
         at = [t for t in texts if not scores or length in task.named(t.name).lengths]
         encoded = [
             EncodedSet(
@@ -139,8 +145,13 @@ def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetRes
         for key, one in found.items():
             result = replace(one.result, name=f"{key}{suffix}")
             scores[result.name] = replace(one, result=result)
+            protocols[result.name] = task.named(key).protocols
     results = [one.result for one in scores.values()]
-    print(text_table(results))
+    if not arguments.protocol:
+        print(text_table(results))
+    for protocol in arguments.protocol:
+        chosen = [one for one in results if protocol in protocols[one.name]]
+        print(f"{protocol}:\n{text_table(chosen)}\n")
     if details := details_table(results):
         print(f"\n{details}")
     if arguments.output_dir:
@@ -149,39 +160,37 @@ def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetRes
 
 
 def wanted_sets(task: Task, names: list[str], protocols: list[str]) -> list[SetSpec]:
-    """The sets of these names and protocols (all but training sets where none is given), with
-    those that they combine.
+    """The sets of these names or protocols (all but training sets where none is given), those that
+    they combine, and the user's own files.
+
+    A name that several begin with stands for them: anli_r1 for anli_r1_dev and anli_r1_test.
 
     Raises:
         UsageError: on a name or protocol that is not there.
     """
-    check_names(names, {spec.name for spec in task.sets}, "set")
+    known = [spec.name for spec in task.sets]
+    groups = {name: [one for one in known if one.startswith(f"{name}_")] for name in names}
+    check_names([n for n in names if n in known or not groups[n]], set(known), "set")
     check_names(protocols, set(PROTOCOLS), "protocol")
     if not names and not protocols:
         return [spec for spec in task.sets if spec.role != "train"]
-    chosen = {
-        spec.name
-        for spec in task.sets
-        if spec.name in names
-        or (spec.role == "dev" and protocols and not names)
-        or set(protocols) & set(spec.protocols)
-    }
+    chosen = {one for name in names for one in ([name] if name in known else groups[name])}
+    chosen |= {spec.name for spec in task.sets if set(protocols) & set(spec.protocols)}
     parts = {part for spec in task.sets if spec.name in chosen for part in spec.combines}
-    return [spec for spec in task.sets if spec.name in chosen | parts]
+    return [spec for spec in task.sets if spec.name in chosen | parts or spec.own_file]
 
 
-def lengths(task: Task, asked: int | None, longest: int) -> list[int]:
+def lengths(task: Task, usual: int, asked: int | None, longest: int) -> list[int]:
     """At how many tokens to measure: all sets at the first, those that list them at the others."""
     if asked is not None:
         return [asked]
-    more = sorted({n for spec in task.sets for n in spec.lengths if n > _LENGTH})
+    more = sorted({n for spec in task.sets for n in spec.lengths if n > usual})
     for length in (n for n in more if n > longest):
         print(f"not measured at {length} tokens: the model takes {longest}", file=sys.stderr)
-    return [_LENGTH, *(n for n in more if n <= longest)]
+    return [usual, *(n for n in more if n <= longest)]
 
 
 def _write(folder: Path, scores: dict[str, Scored]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     metrics = {k: v for one in scores.values() for k, v in one.result.as_metrics().items()}
     run_folder.write_json(folder / "results.json", metrics)
     for name, one in scores.items():

@@ -78,6 +78,7 @@ def with_eval_files(task: Task, data: DataArguments) -> Task:
             data.label_column_name or like.label,
             label_names=like.label_names,
             file=_absolute(path),
+            own_file=True,
         )
         for name, path in named.items()
     ]

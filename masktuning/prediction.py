@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -20,9 +23,21 @@ from transformers.utils import logging as transformers_logging
 
 from masktuning.config import UsageError, one_line
 from masktuning.encoding import EncodedSet
-from masktuning.pretrained import LOADING_ERRORS, check_folder
+from masktuning.pretrained import LOADING_ERRORS, check_folder, check_language
 from masktuning.scoring import Scored, score_sets
 from masktuning.tasks import Task
+
+
+class _Predictor(Trainer):
+    """Takes the logits alone: BART's classifier returns its encoder's states beside them."""
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any
+    ) -> tuple[None, Tensor, Tensor]:
+        batch = self._prepare_inputs(inputs)
+        labels = batch.pop("labels")  # of the set: not always the model's, so no loss is asked for
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return None, model(**batch).logits.detach(), labels
 
 
 def load_classifier(
@@ -37,6 +52,7 @@ def load_classifier(
     transformers_logging.set_verbosity_error()  # its loading report is a page; ours is a line
     check_folder(name)
     try:
+        check_language(name, AutoConfig.from_pretrained(name))
         tokenizer = AutoTokenizer.from_pretrained(name)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True
@@ -51,9 +67,10 @@ def load_classifier(
         per_device_eval_batch_size=batch_size,
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
+        disable_tqdm=False,  # or the verbosity above would take the progress bar along
     )
     collator = DataCollatorWithPadding(tokenizer)
-    trainer = Trainer(model, args, data_collator=collator, processing_class=tokenizer)
+    trainer = _Predictor(model, args, data_collator=collator, processing_class=tokenizer)
     return trainer, model, tokenizer
 
 

@@ -16,10 +16,11 @@ from masktuning.config import UsageError
 logger = logging.getLogger(__name__)
 
 # Parts of a classifier that no encoder's checkpoint is expected to bring.
-EXPECTED_NEW = ("classif", "score", "pooler")
+EXPECTED_NEW = ("classif", "score", "pooler", "sequence_summary")
 
-# What from_pretrained raises: no such name, no such class, weights of other shapes, a broken file.
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
+# What from_pretrained raises: no such name, no such class, weights of other shapes, a broken file,
+# a tokenizer that wants a package of its own.
+LOADING_ERRORS = (ImportError, OSError, ValueError, RuntimeError, SafetensorError)
 
 
 def check_folder(name: str) -> None:

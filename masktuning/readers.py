@@ -10,17 +10,21 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masktuning.config import UsageError
+from masktuning.config import UsageError, one_line
 
 logger = logging.getLogger(__name__)
 
 # The delimiter, where there is one.
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".parquet": None}
+
+
+class HubUnreachable(UsageError):
+    """No connection to the hub, and the data set is not in its cache."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,16 @@ class Table:
 
 
 def read_table(
-    path: str | Path, quoting: str = "csv", format: str = "", skip_broken_rows: bool = False
+    path: str | Path,
+    quoting: str = "csv",
+    format: str = "",
+    skip_broken_rows: bool = False,
+    folders: Sequence[str] = (),
 ) -> Table:
     """The rows of a file, read as its ending or `format` says.
 
     `quoting` "none" takes quotes as they stand. A folder is read as one folder a label, each with
-    one text a file, into the columns "text" and "label".
+    one text a file, into the columns "text" and "label"; of several only those named `folders`.
 
     Raises:
         UsageError: if the file is missing, empty, not UTF-8, of an unknown kind, or broken,
@@ -65,7 +73,7 @@ def read_table(
     """
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, folders)
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     suffix = f".{format}" if format else path.suffix
@@ -104,7 +112,8 @@ def read_hub(
         rows = datasets.load_dataset(id, config, split=split, revision=revision)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UsageError(
+        kind = HubUnreachable if isinstance(error, ConnectionError) else UsageError
+        raise kind(
             f"the data set {id} ({split}) cannot be read: {type(error).__name__}: {reason}"
         ) from None
     found = {}
@@ -126,9 +135,11 @@ def _decode(path: Path) -> str:
         raise UsageError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
 
 
-def _read_folder(path: Path) -> Table:
+def _read_folder(path: Path, folders: Sequence[str]) -> Table:
     columns: dict[str, list[str]] = {"text": [], "label": []}
     for file in sorted(path.glob("*/*.txt")):
+        if folders and file.parent.name not in folders:
+            continue  # such as reviews without a label
         columns["text"].append(_decode(file))
         columns["label"].append(file.parent.name)
     if not columns["text"]:
@@ -167,7 +178,9 @@ def _csv_rows(
         strict=True,
     )
     header: list[str] | None = None
-    start, skipped = 1, 0
+    start = 1
+    skipped: list[int] = []
+    cut = not text.endswith("\n") and text.count("\n") + 1  # a last line without its end
     try:
         for row in reader:
             if header is None:
@@ -175,8 +188,8 @@ def _csv_rows(
                 if len(set(row)) < len(row):
                     raise UsageError(f"{path}: a column name is there twice: {', '.join(row)}")
             elif row:  # a blank line is no row
-                if len(row) != len(header) and skip_broken_rows:
-                    skipped += 1
+                if len(row) != len(header) and skip_broken_rows and start != cut:
+                    skipped.append(start)
                 elif len(row) != len(header):
                     raise UsageError(
                         f"{path}, line {start}: {len(row)} fields where the header has "
@@ -192,7 +205,8 @@ def _csv_rows(
             "with `quoting: none`"
         ) from None
     if skipped:
-        logger.warning("%s: left out %d rows with fields too few or too many", path, skipped)
+        lines = ", ".join(map(str, skipped))
+        logger.warning("%s: left out lines with fields too few or too many: %s", path, lines)
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
@@ -202,8 +216,10 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | Non
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}, line {number}: not JSON ({error.msg})") from None
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        except (ValueError, RecursionError) as error:  # too deep, or a number too long
+            reason = getattr(error, "msg", one_line(error))
+            raise UsageError(f"{path}, line {number}: not JSON ({reason})") from None
         if not isinstance(row, dict):
             raise UsageError(f"{path}, line {number}: not a JSON object of column names to values")
         yield (
@@ -218,7 +234,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
 
     try:
         table = pyarrow.parquet.read_table(path)
-    except pyarrow.lib.ArrowInvalid as error:
+    except (OSError, pyarrow.lib.ArrowInvalid) as error:
         raise UsageError(f"{path}: not a Parquet file ({error})") from None
     for number, row in enumerate(table.to_pylist(), 1):
         yield number, {name: _as_text(value) for name, value in row.items()}

@@ -92,6 +92,14 @@ def read_results(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def make(folder: Path) -> None:
+    """Makes a folder for results; UsageError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made a folder ({error.strerror})") from None
+
+
 def write(path: Path, text: str) -> None:
     """Writes a file whole: beside its place, then renamed."""
     partial = path.with_name(f".{path.name}.partial")

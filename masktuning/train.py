@@ -34,7 +34,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masktuning.command_line import FlagParser, build_parser, parse, run_command, underscored
+from masktuning.command_line import (
+    FlagParser,
+    build_parser,
+    known_names,
+    parse,
+    run_command,
+    underscored,
+)
 from masktuning.config import (
     DataArguments,
     MethodArguments,
@@ -128,12 +135,14 @@ def read_options(arguments: list[str]) -> Options:
     hub = first.dataset_name or file.get("dataset_name")
     if sum(map(bool, (name, own, hub))) > 1:
         raise UsageError("--task, --train_file and --dataset_name exclude each other: give one")
-    task = None if own or hub else load_task(name or "demo")
+    if name and not name.endswith((".yaml", ".yml")):
+        load_task(name)  # a wrong name is told before seconds of imports
 
     from masktuning.arguments import MaskTuningArguments
 
     groups = [ModelArguments, DataArguments, MaskTuningArguments, RunArguments]
     parser = build_parser(PROGRAM, "", groups)
+    task = None if own or hub else load_task(name or "demo", known_names(parser))
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":  # without a value: the newest one
             action.nargs, action.const = "?", "last"

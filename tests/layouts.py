@@ -80,7 +80,8 @@ def write_layouts(folder: Path) -> Path:
     )
     columns = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
     rows = [f"{i}\t1\t2\t{a}\t{b}\t{label}" for i, (a, b, label) in enumerate(QUESTIONS)]
-    _tsv(folder / "qqp/train.tsv", columns, [*rows[:2], "7\t1\t2\tcut off", *rows[2:]])
+    traps = ["7\t1\t2\tcut off", "8\t1\t2\tHalf a pair?\t\t0"]
+    _tsv(folder / "qqp/train.tsv", columns, [*rows[:2], *traps, *rows[2:]])
     _tsv(folder / "qqp/dev.tsv", columns, rows)
     for name in ("dev_and_test", "train"):
         rows = [
@@ -94,6 +95,9 @@ def write_layouts(folder: Path) -> Path:
                 path = folder / f"aclImdb/{part}/{label}/{i}_7.txt"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(f"{label} review {i}.<br /><br />The end.", encoding="utf-8")
+    unlabelled = folder / "aclImdb/train/unsup/0_0.txt"
+    unlabelled.parent.mkdir()
+    unlabelled.write_text("no label")
     for task, labels in (("acl_arc", ["Uses", "Future"]), ("ohsumed", ["C01", "C23"])):
         for part in ("train", "dev", "test"):
             rows = [{"text": f"text {i}", "label": labels[i % 2], "metadata": {}} for i in range(5)]

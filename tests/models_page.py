@@ -55,6 +55,8 @@ def page() -> str:
         fused += model.mlm_head.fused
         head = "fused" if model.mlm_head.fused else "stock head"
         mask = "4-D" if model._takes_4d_mask else "2-D"
+        if name == "fnet":
+            mask = "none: a text's logits depend on its batch's padding"
         rows.append(f"| `{name}` | `{MASKED_LM[name]}` | {head} | {mask} |")
     count = len(rows)
     head = _HEAD.format(

@@ -65,6 +65,8 @@ def expected_step(model, batch, alpha, include_original=False, dtype=torch.float
         input_ids, maskable, batch["example_ids"], counts, SEED, visit
     )
     extras = {"attention_mask": batch.get("attention_mask", torch.ones_like(input_ids))}
+    if "token_type_ids" in batch:
+        extras["token_type_ids"] = batch["token_type_ids"]
     decoder = {}
     if model.config.is_encoder_decoder:
         start = torch.full((len(input_ids), 1), model.config.decoder_start_token_id)

@@ -64,12 +64,13 @@ def stock_choices(folder, tokenizer, *columns, length=60):
 )
 def test_labels_are_mapped_by_name_and_collapsed_for_hans(data, tmp_path, labels):
     tokenizer = save_classifier(tmp_path / "model", labels)
-    sets = ["--task", "mnli", "--sets", "anli_r1_dev", "hans", "dev_matched"]
+    sets = ["--task", "mnli", "--sets", "anli_r1", "hans", "dev_matched"]
     results = measure(tmp_path / "model", data, tmp_path / "out", *sets)
     columns = [row[0] for row in NLI], [row[1] for row in NLI]
     chosen = stock_choices(tmp_path / "model", tokenizer, *columns)
     right = [a.lower() == row[2] for a, row in zip(chosen, NLI, strict=True)]
     assert results["eval_anli_r1_dev_accuracy"] == np.mean(right)
+    assert results["eval_anli_r1_test_accuracy"] == np.mean(right), "a name that sets begin with"
     columns = [row[1] for row in HANS], [row[2] for row in HANS]
     chosen = stock_choices(tmp_path / "model", tokenizer, *columns)
     right = [
@@ -161,6 +162,19 @@ def test_protocols(data, tmp_path, protocol, expected):
     assert ("imdb_cont" in names) == (protocol == "paper-like")
     with pytest.raises(UsageError, match="unknown protocol 'papr-like'; did you mean 'paper-like'"):
         measure(tmp_path / "model", data, tmp_path / "out", *words[:3], "papr-like")
+
+
+def test_own_files_beside_named_sets(data, tmp_path):
+    save_classifier(tmp_path / "model", ["negative", "positive"])
+    mine = tmp_path / "mine.csv"
+    mine.write_text("sentence,label\nw1 w2,1\n")
+    words = ["--task", "sst2", "--sets", "dev", "--eval_files", f"mine={mine}"]
+    results = measure(tmp_path / "model", data, tmp_path / "out", *words)
+    assert results["eval_mine_samples"] == 1 and results["eval_dev_samples"] == 2
+    with pytest.raises(UsageError, match="--sets and --protocol exclude each other"):
+        measure(tmp_path / "model", data, tmp_path / "out", *words, "--protocol", "standard")
+    with pytest.raises(UsageError, match=r"mine\.csv/out: cannot be made a folder"):
+        measure(tmp_path / "model", data, mine / "out", *words)
 
 
 def test_f1_of_duplicates(data, tmp_path, capsys):

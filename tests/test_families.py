@@ -1,6 +1,8 @@
 """Every text-only family that transformers has a masked LM and a classifier for: load, one step
 against stock models, save, reload with plain transformers, resume."""
 
+import inspect
+
 import pytest
 import torch
 from conftest import ROOT
@@ -9,9 +11,12 @@ from families import EIGHT, examples, save_tiny, tiny_model, tiny_tokenizer
 from models_page import PAGE, families, page
 from safetensors.torch import load_file
 from stock_step import assert_same, expected_step, make_batch, run_step
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, EsmTokenizer
 
 from masktuning import MaskTuningArguments, MaskTuningModel, MaskTuningTrainer
+from masktuning.data import LabelledTexts
+from masktuning.encoding import encode
+from masktuning.prediction import load_classifier, predict
 from masktuning.pretrained import UNSUPPORTED
 
 SUPPORTED = [name for name in families() if name not in UNSUPPORTED]
@@ -32,9 +37,32 @@ def test_at_least_forty_families_and_the_eight_are_fused():
 @pytest.mark.parametrize("family", SUPPORTED)
 def test_one_step_is_the_stock_models_step(family):
     model = tiny_model(family)
-    batch = make_batch()
+    batch = make_batch(pair=True)
+    if getattr(model.config, "type_vocab_size", 0) >= 2 and takes_types(model):
+        # Two segments, as the family's own tokenizer would say.
+        batch["token_type_ids"] = (batch["input_ids"] == 2).long().cumsum(1).clamp(max=1)
     dtype = torch.float32 if family in FLOAT32 else torch.float64
     assert_same(run_step(model, batch, 0.6), expected_step(model, batch, 0.6, dtype=dtype))
+
+
+def takes_types(model):
+    classes = (model.classifier, model.mlm_head.mlm)
+    return all("token_type_ids" in inspect.signature(one.forward).parameters for one in classes)
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_evaluate_gives_the_stock_classifier_s_logits(family, tmp_path):
+    """Through the command's own loader and batches; BART's returns more than logits."""
+    save_tiny(tmp_path, family)
+    model = tiny_model(family).classifier
+    model.save_pretrained(tmp_path)
+    texts = [f"w{i} w{i + 1} w{i + 2}" for i in range(5)]  # of one length: FNet sees its padding
+    trainer, _, tokenizer = load_classifier(str(tmp_path), 2)
+    rows = encode(LabelledTexts("dev", "dev", [texts], [0] * 5), tokenizer, 20)
+    batch = tokenizer(texts, return_tensors="pt")
+    with torch.no_grad():
+        expected = model.eval()(**batch).logits
+    torch.testing.assert_close(torch.from_numpy(predict(trainer, rows)), expected)
 
 
 @pytest.mark.parametrize("family", SUPPORTED)
@@ -105,6 +133,17 @@ def test_xmod_must_know_its_language(tmp_path):
     save_tiny(tmp_path, "xmod", default_language=None)
     with pytest.raises(ValueError, match="must name a default_language, one of en_XX"):
         MaskTuningModel.from_pretrained(tmp_path, mlm_head=False)
+
+
+def test_a_tokenizer_without_a_fast_one(tmp_path, caplog):
+    """ESM has only such a one; texts are cut and counted all the same."""
+    words = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWC", "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = EsmTokenizer(str(tmp_path / "vocab.txt"))
+    assert not tokenizer.is_fast
+    rows = encode(LabelledTexts("dev", "dev", [["L A G V S", "L A"]], [0, 1]), tokenizer, 5)
+    assert rows["input_ids"][:] == [[0, 4, 5, 6, 2], [0, 4, 5, 2]]
+    assert rows["truncated"][:] == [True, False] and "1 of 2 texts" in caplog.text
 
 
 def test_mbart_starts_its_decoder_with_the_text_s_last_token():

@@ -1,5 +1,7 @@
 """Every set of every task: read from its authors' layout, from the hub, and the real files."""
 
+from dataclasses import replace
+
 import pytest
 from conftest import SHARED
 from datasets import ClassLabel, Dataset
@@ -7,6 +9,7 @@ from layouts import HANS, NLI, QUESTIONS, REVIEWS, write_layouts
 
 from masktuning.config import UsageError
 from masktuning.data import load_set, load_texts
+from masktuning.readers import Table
 from masktuning.tasks import __main__ as command
 from masktuning.tasks import load_task, names
 
@@ -83,11 +86,20 @@ def test_hans_has_two_labels_and_three_heuristics(data):
     assert texts.texts == [[row[1] for row in HANS], [row[2] for row in HANS]]
 
 
-def test_a_row_of_qqp_that_is_cut_off_is_left_out_and_counted(data, caplog):
+def test_a_row_of_qqp_that_is_cut_off_is_left_out_and_named(data, tmp_path, caplog):
+    """GLUE's own file holds such rows, and rows with one empty question, which count."""
     texts, labels = loaded("qqp", "train", data)
-    assert texts.texts == [[row[0] for row in QUESTIONS], [row[1] for row in QUESTIONS]]
-    assert [label == "duplicate" for label in labels] == [row[2] == 1 for row in QUESTIONS]
-    assert "train.tsv: left out 1 rows" in caplog.text
+    rows = [*QUESTIONS[:2], ("Half a pair?", "", 0), *QUESTIONS[2:]]
+    assert texts.texts == [[row[0] for row in rows], [row[1] for row in rows]]
+    assert [label == "duplicate" for label in labels] == [row[2] == 1 for row in rows]
+    assert "train.tsv: left out lines with fields too few or too many: 4\n" in caplog.text
+    write_layouts(tmp_path)
+    for file in ("qqp/dev.tsv", "mnli/dev_matched.tsv"):  # a download that broke off
+        path = tmp_path / file
+        path.write_text(path.read_text()[:-12])
+    for task, name in (("qqp", "dev"), ("mnli", "dev_matched")):
+        with pytest.raises(UsageError, match=r"line 6: \d+ fields where the header has"):
+            loaded(task, name, tmp_path)
 
 
 def test_paws_decodes_byte_literals(data, tmp_path):
@@ -102,11 +114,19 @@ def test_paws_decodes_byte_literals(data, tmp_path):
             loaded("qqp", "paws_qqp", tmp_path)
 
 
-def test_imdb_s_folders_and_its_tenth(data):
+def test_imdb_s_folders_and_its_tenth(data, monkeypatch):
     (dev, labels), (train, _) = (loaded("imdb", name, data) for name in ("dev", "train"))
-    assert dev.texts == [["neg review 0. The end.", "pos review 0. The end."]]
-    assert labels == ["negative", "positive"]
-    assert len(train) == 18 and not set(dev.texts[0]) & set(train.texts[0])
+    assert len(dev) == 2 and len(train) == 18
+    every = {f"{label} review {i}. The end." for label in ("neg", "pos") for i in range(10)}
+    assert {*dev.texts[0]} | {*train.texts[0]} == every
+    assert [text.startswith("pos") for text in dev.texts[0]] == [x == "positive" for x in labels]
+    # The tenth is the same in another order, as the hub's copy has another one.
+    rows = [p.read_text() for p in sorted((data / "aclImdb/train").glob("[np]*/*.txt"))][::-1]
+    table = Table("reversed", {"text": rows, "label": ["neg"] * 20}, [*range(20)])
+    monkeypatch.setattr("masktuning.data.read_hub", lambda **_: table)
+    task = load_task("imdb")
+    again = load_set(task.named("dev"), task.labels, None)
+    assert sorted(again.texts[0]) == sorted(dev.texts[0])
 
 
 @pytest.mark.parametrize(("task", "first"), [("acl_arc", "Uses"), ("ohsumed", "C01")])
@@ -132,6 +152,81 @@ def test_hub_copies_have_our_columns(monkeypatch):
         assert texts.texts == [["p"], ["h"]] and texts.labels == [2]
     assert asked[0][0] == ("facebook/anli", None) and asked[0][1]["split"] == "test_r3"
     assert all(len(kwargs["revision"]) == 40 for _, kwargs in asked)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "columns", "names", "expected"),
+    [
+        ("qqp", "dev", {"question1": ["a"], "question2": ["b"]}, ["not_duplicate", "duplicate"], "duplicate"),
+        ("imdb", "test", {"text": ["a<br />b"]}, ["neg", "pos"], "positive"),
+        ("sst2", "dev", {"sentence": ["a"]}, ["negative", "positive"], "positive"),
+    ],
+)  # fmt: skip
+def test_hub_copies_of_the_other_tasks(monkeypatch, task, name, columns, names, expected):
+    rows = Dataset.from_dict({**columns, "label": [1]})
+    rows = rows.cast_column("label", ClassLabel(names=names))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows)
+    task = load_task(task)
+    texts = load_set(task.named(name), task.labels, None)
+    assert task.labels[texts.labels[0]] == expected and len(texts) == 1
+
+
+def test_what_the_folder_lacks_comes_from_the_hub_which_is_asked_once(data, monkeypatch, caplog):
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append(kwargs["split"])
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    task = load_task("mnli")
+    folder = data / "hans"
+    specs = [replace(spec, file=f"../{spec.file}") for spec in task.sets if spec.name == "hans"]
+    specs += [spec for spec in task.sets if spec.name.startswith("anli_r")]
+    texts = load_texts(specs, task.labels, str(folder))
+    assert [one.name for one in texts] == ["hans"] and asked == ["dev_r1"]
+    assert "anli_r1_dev: not found: " in caplog.text and "no route" in caplog.text
+    assert "anli_r3_test: not found: " in caplog.text and "cannot be reached" in caplog.text
+    with pytest.raises(UsageError) as caught:
+        load_texts(specs, task.labels, str(folder), required=True)
+    assert str(caught.value).count("published at") == 6, "all that is missing at once"
+    nli = ClassLabel(names=["entailment", "neutral", "contradiction"])
+    rows = Dataset.from_dict({"premise": ["p"], "hypothesis": ["h"], "label": [2]})
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows.cast_column("label", nli))
+    assert len(load_texts(specs, task.labels, str(folder))) == 7
+    assert "so read from facebook/anli" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("task", "alpha", "batch"), [("sst2", 0.6, 16), ("mnli", 0.7, 32), ("qqp", 0.8, 32)]
+)
+def test_the_paper_s_settings(task, alpha, batch):
+    """Mask-tuning's section IV: alpha and batch size by task, the rest alike."""
+    settings, grid = load_task(task).settings, load_task(task).grid
+    assert settings["alpha"] == alpha and settings["per_device_train_batch_size"] == batch
+    assert settings["num_train_epochs"] == 3 and settings["mask_rate"] == 0.05
+    assert grid["learning_rate"] == [2e-5, 3e-5, 4e-5, 5e-5]
+    assert settings["learning_rate"] in grid["learning_rate"]
+    assert grid["alpha"] == [i / 10 for i in range(11)]
+
+
+def test_protocols_are_those_of_the_literature_and_of_the_paper():
+    anli = {f"anli_r{r}_{part}" for r in (1, 2, 3) for part in ("dev", "test")}
+    expected = {
+        "sst2": (
+            {"dev", "imdb_cont_test", "imdb_cont_test_original", "imdb_cad_test"},
+            {"dev", "imdb_cont", "imdb_cad"},
+        ),
+        "mnli": (
+            {"dev_matched", "dev_mismatched", "hans", "anli_dev", "anli_test"} | anli,
+            {"dev_matched", "dev_mismatched", "hans", "anli_r1_test"},
+        ),
+        "qqp": ({"dev", "paws_qqp"}, {"dev", "paws_qqp_train", "paws_qqp_all"}),
+    }
+    for name, tables in expected.items():
+        for protocol, sets in zip(("standard", "paper-like"), tables, strict=True):
+            found = {one.name for one in load_task(name).sets if protocol in one.protocols}
+            assert found == sets, (name, protocol)
 
 
 def test_the_paper_s_sets_are_unions():
@@ -237,10 +332,19 @@ sets:
 """
 
 
+FAR = """name: x
+labels: [a, b]
+sets:
+  far: {role: ood, text: [t], label: l, file: f}
+"""
+WHOLE = FAR.replace("role: ood", "role: train").replace("[a, b]", "[c, d]")
+WHOLE += "  dev: {role: dev, text: [t], label: l, file: f}\n"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (BASE, 'line 2: labels must be a text, not False; put it in quotes: "no"'),
+        (BASE, 'line 2: labels must be a text, not False; put it in quotes'),
         (BASE.replace("[no,", '["no",').replace("t]", "t, u, v]"), "line 4: text must be a list"),
         ('name: x\nname: y\nlabels: [a, b]\nsets: {}\n', "line 2: 'name' is given twice"),
         (
@@ -262,16 +366,24 @@ sets:
             "    label: l\n    hub: {id: x, split: y}\n",
             "line 8: hub needs an id, a split and a pinned revision",
         ),
-        (
-            "name: x\nlabels: [a, b]\nsets:\n  far: {role: ood, text: [t], label: l, file: f}\n"
-            "borrows: {sst2: [imdb_cad]}\n",
-            "sets must hold one of role train",
-        ),
+        (FAR + "borrows: {sst2: [imdb_cad]}\n", "sets must hold one of role train"),
+        (FAR + "  near: {role: dev, combines: [far]}\n", "line 5: a set that combines others has"),
+        (FAR + "  near: {role: ood, combines: [far], f1: c}\n", "line 5: f1 must be macro or"),
+        (FAR + "  a/b: {role: ood, combines: [far]}\n", "line 5: 'a/b': letters, digits"),
+        (FAR.replace("f}", "f, known: {row: 3}}"), "line 4: known counts are of a, b, rows"),
+        (FAR.replace("f}", "f, lengths: [0]}"), "line 4: lengths are 1 token or more"),
+        (FAR.replace("file: f", "hub: {id: x, split: y, revision: z, name: v}"), "line 4: hub takes"),
+        (FAR.replace("[a, b]", "[a, a]"), "line 2: labels must be a list of two different"),
+        (FAR.replace("[a, b]", "[01, 010]"), "line 2: labels must be a text, not 1; put it in"),
+        (WHOLE + "borrows: {sst3: [dev]}\n", "line 6: 'sst3' is none of"),
+        (WHOLE + "borrows: {sst2: [dev]}\n", "line 6: not all of these are sets of sst2"),
+        (WHOLE + "borrows: {sst2: [imdb_cad]}\n", "line 6: imdb_cad_dev, imdb_cad_test: part of"),
+        (WHOLE + "settings:\n  alhpa: 0.3\n", "line 7: unknown setting 'alhpa'; did you mean 'alpha'"),
     ],
 )  # fmt: skip
 def test_a_task_file_s_errors_name_the_line(tmp_path, content, message):
     path = tmp_path / "mine.yaml"
     path.write_text(content)
     with pytest.raises(UsageError) as caught:
-        load_task(str(path))
+        load_task(str(path), {"alpha", "learning_rate"})
     assert message in str(caught.value) and str(path) in str(caught.value)

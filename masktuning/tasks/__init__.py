@@ -21,6 +21,7 @@ Every other key of a set is a field of `SetSpec`, below, and is explained there.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from masktuning.tasks.schema import Document
 _FOLDER = Path(__file__).parent
 ROLES = ("train", "dev", "ood")
 PROTOCOLS = ("standard", "paper-like")
+_HUB = {"id", "config", "split", "revision", "columns"}
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,11 @@ class SetSpec:
     byte_literals: bool = False
     """The texts are Python byte literals, b'...'."""
     skip_broken_rows: bool = False
-    """Leave out rows with fields too few or too many, and say how many."""
-    every_tenth: str = ""
-    """only or none: take every tenth row, or all the others."""
+    """Leave out rows with fields too few or too many, and say which."""
+    empty_texts: bool = False
+    """Some texts are empty, and are read as such."""
+    tenth: str = ""
+    """only or none: take the tenth of the rows whose texts have the lowest hashes, or the rest."""
     hub: dict[str, Any] = field(default_factory=dict)
     home: str = ""
     licence: str = ""
@@ -74,13 +78,15 @@ class SetSpec:
     original: str = ""
     """The set whose row i is the text that row i here is an edit of."""
     lengths: list[int] = field(default_factory=list)
-    """Tokens at which `evaluate` measures the set, instead of --max_seq_length."""
+    """More lengths, in tokens, at which `evaluate` measures the set."""
     f1: str = ""
     """F1 of the label of that name, or macro for the mean over all labels."""
     protocols: list[str] = field(default_factory=list)
     """Of `PROTOCOLS`, those whose table the set belongs to."""
     known: dict[str, int] = field(default_factory=dict)
     """Published counts: rows, and rows of each label name."""
+    own_file: bool = False
+    """One of --eval_files."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,8 @@ def names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-def load_task(name: str) -> Task:
-    """A task by name, or from a YAML file of the user's.
+def load_task(name: str, settings: set[str] | None = None) -> Task:
+    """A task by name, or from a YAML file of the user's; `settings` are the names it may set.
 
     Raises:
         UsageError: if there is no such task, or the file's keys or values do not fit, with the
@@ -138,15 +144,26 @@ def load_task(name: str) -> Task:
         name = str(_FOLDER / f"{name}.yaml")
     document = Document(name)
     file = document.fit((), document.content, _File)
-    if len(file.labels) < 2:
-        raise document.error(("labels",), "labels must be a list of two names or more")
+    if len(set(file.labels)) < max(2, len(file.labels)):
+        raise document.error(("labels",), "labels must be a list of two different names or more")
+    for key in file.settings if settings is not None else ():
+        try:
+            check_names([key], settings or set(), "setting")
+        except UsageError as error:
+            raise document.error(("settings", key), str(error)) from None
     sets = [_set(document, str(key), content, file) for key, content in file.sets.items()]
     roles = [spec.role for spec in sets]
     if roles.count("train") != 1 or "dev" not in roles:
         message = "sets must hold one of role train and one or more of role dev"
         raise document.error(("sets",), message)
     for other, borrowed in file.borrows.items():
+        if other not in names():
+            raise document.error(("borrows", other), f"{other!r} is none of {', '.join(names())}")
         lender = load_task(other)
+        parts = {part for one in lender.sets if one.name in borrowed for part in one.combines}
+        if not parts <= set(borrowed):
+            message = f"{', '.join(sorted(parts - set(borrowed)))}: part of a set that is borrowed"
+            raise document.error(("borrows", other), message)
         new = {spec.name for spec in lender.sets} - {spec.name for spec in sets}
         if lender.labels != file.labels or not set(borrowed) <= new:
             message = f"not all of these are sets of {other}, with its labels, and new here"
@@ -162,7 +179,7 @@ def _set(document: Document, name: str, content: Any, file: _File) -> SetSpec:
         UsageError: naming the line.
     """
     path = ("sets", name)
-    spec: SetSpec = document.fit(path, content, SetSpec, name=name)
+    spec: SetSpec = document.fit(path, content, SetSpec, name=name, own_file=False)
 
     def check(right: bool, key: str, message: str) -> None:
         if not right:
@@ -175,13 +192,23 @@ def _set(document: Document, name: str, content: Any, file: _File) -> SetSpec:
     one_of("role", *ROLES)
     one_of("quoting", "csv", "none")
     one_of("format", "", "tsv", "csv", "jsonl")
-    one_of("every_tenth", "", "only", "none")
+    one_of("tenth", "", "only", "none")
+    check(bool(re.fullmatch(r"[\w-]+", name)), "role", f"{name!r}: letters, digits, _ and - only")
+    check(all(length > 0 for length in spec.lengths), "lengths", "lengths are 1 token or more")
+    own = spec.labels or file.labels
+    check(spec.f1 in ("", "macro", *own), "f1", f"f1 must be macro or one of {', '.join(own)}")
+    known = {"rows", *own}
+    check(spec.known.keys() <= known, "known", f"known counts are of {', '.join(sorted(known))}")
     for key, others in (("combines", spec.combines), ("original", [spec.original])):
         for other in filter(None, others):
             check(other in file.sets and other != name, key, f"{other!r} is no other set here")
     for protocol in spec.protocols:
         check(protocol in PROTOCOLS, "protocols", f"protocols are {', '.join(PROTOCOLS)}")
     if spec.combines:
+        check(spec.role == "ood", "role", "a set that combines others has role ood")
+        parts = [file.sets[part] for part in spec.combines if isinstance(file.sets[part], dict)]
+        plain = not any(part.get("combines") or part.get("labels") for part in parts)
+        check(plain, "combines", "these must be sets with a source and the task's labels")
         return spec
     message = "text must be a list of one column, or of two for pairs"
     check(len(spec.text) in (1, 2), "text", message)
@@ -191,12 +218,13 @@ def _set(document: Document, name: str, content: Any, file: _File) -> SetSpec:
     if spec.hub:
         pinned = {"id", "split", "revision"} <= spec.hub.keys()
         check(pinned, "hub", "hub needs an id, a split and a pinned revision")
-    own = spec.labels or file.labels
+        check(spec.hub.keys() <= _HUB, "hub", f"hub takes {', '.join(sorted(_HUB))}")
+        columns = spec.hub.get("columns", {})
+        check(isinstance(columns, dict), "hub", "hub's columns must map their names to ours")
     check(not spec.labels or spec.role == "ood", "labels", "labels of its own: role must be ood")
     for label in spec.label_names.values():
         check(label in own, "label_names", f"{label!r} is none of {', '.join(own)}")
     for label in file.labels:
         here = spec.collapse.get(label, label)
         check(here in own, "collapse", f"collapse must say which of {', '.join(own)} {label!r} is")
-    check(spec.f1 in ("", "macro", *own), "f1", f"f1 must be macro or one of {', '.join(own)}")
     return spec

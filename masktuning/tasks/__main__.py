@@ -41,7 +41,17 @@ def main(argv: list[str]) -> None:
 
 def describe(task: Task) -> str:
     """What a task is, its settings, and each set with its source and licence."""
-    rows = [("set", "role", "rows", "file under --data_dir", "hub", "licence", "published at")]
+    rows = [
+        (
+            "set",
+            "role",
+            "rows",
+            "file under --data_dir",
+            "hub",
+            "licence (-: unknown to us)",
+            "published at",
+        )
+    ]
     for spec in task.sets:
         source = " + ".join(spec.combines) or spec.file or f"generated: {spec.generated}"
         rows.append(
@@ -66,17 +76,15 @@ def check(task: Task, data_dir: str | None) -> str:
     Raises:
         UsageError: if a set is there and cannot be read.
     """
-    from masktuning.data import LabelledTexts, SetNotFound, load_set  # seconds of imports
+    from masktuning.data import LabelledTexts, load_each  # seconds of imports
 
     loaded: dict[str, LabelledTexts] = {}
     missing: dict[str, str] = {}
-    for spec in task.sets:
-        if spec.combines:
-            continue
-        try:
-            loaded[spec.name] = load_set(spec, task.labels, data_dir)
-        except SetNotFound as error:
-            missing[spec.name] = str(error)
+    for spec, found in load_each(task.sets, task.labels, data_dir):
+        if isinstance(found, LabelledTexts):
+            loaded[spec.name] = found
+        else:
+            missing[spec.name] = str(found)
     rows = [("set", "role", "rows", "labels", "known", "")]
     for spec in task.sets:
         parts = spec.combines or [spec.name]

@@ -20,8 +20,8 @@ _NAMES: dict[Any, str] = {
     list: "a list",
 }
 _SCALARS: dict[Any, tuple[type, ...]] = {
-    # A label may be a number; `no` and `yes` are true and false to YAML, and need quotes.
-    str: (str, int, float),
+    # To YAML no is false and 010 is 8, so a label that looks like a number needs quotes.
+    str: (str,),
     bool: (bool,),
     int: (int,),
     float: (int, float),
@@ -81,10 +81,15 @@ class Document:
                 raise self.error(path, f"{path[-1]} must be {_NAMES[kind]}, not {value!r}")
             if kind is list:
                 return [self._value(path, item, parts[0]) for item in value]
-            return {str(k): self._value((*path, str(k)), v, parts[1]) for k, v in value.items()}
+            return {
+                self._value((*path, str(k)), k, str): self._value((*path, str(k)), v, parts[1])
+                for k, v in value.items()
+            }
         wrong = not isinstance(value, _SCALARS[kind])
         if wrong or (isinstance(value, bool) and kind is not bool):
-            hint = '; put it in quotes: "no"' if kind is str and isinstance(value, bool) else ""
+            hint = (
+                "; put it in quotes" if kind is str and not isinstance(value, list | dict) else ""
+            )
             raise self.error(path, f"{path[-1]} must be {_NAMES[kind]}, not {value!r}{hint}")
         return kind(value)
 

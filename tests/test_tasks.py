@@ -157,7 +157,7 @@ def test_hub_copies_have_our_columns(monkeypatch):
 @pytest.mark.parametrize(
     ("task", "name", "columns", "names", "expected"),
     [
-        ("qqp", "dev", {"question1": ["a"], "question2": ["b"]}, ["other", "duplicate"], "duplicate"),
+        ("qqp", "dev", {"question1": ["a"], "question2": ["b"]}, ["no", "duplicate"], "duplicate"),
         ("imdb", "test", {"text": ["a<br />b"]}, ["neg", "pos"], "positive"),
         ("sst2", "dev", {"sentence": ["a"]}, ["negative", "positive"], "positive"),
     ],

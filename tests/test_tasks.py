@@ -372,7 +372,7 @@ WHOLE += "  dev: {role: dev, text: [t], label: l, file: f}\n"
         (FAR + "  a/b: {role: ood, combines: [far]}\n", "line 5: 'a/b': letters, digits"),
         (FAR.replace("f}", "f, known: {row: 3}}"), "line 4: known counts are of a, b, rows"),
         (FAR.replace("f}", "f, lengths: [0]}"), "line 4: lengths are 1 token or more"),
-        (FAR.replace("file: f", "hub: {id: x, split: y, revision: z, name: v}"), "line 4: hub takes"),
+        (FAR.replace("file: f", "hub: {id: x, split: y, revision: z, name: v}"), "hub takes"),
         (FAR.replace("[a, b]", "[a, a]"), "line 2: labels must be a list of two different"),
         (FAR.replace("[a, b]", "[01, 010]"), "line 2: labels must be a text, not 1; put it in"),
         (WHOLE + "borrows: {sst3: [dev]}\n", "line 6: 'sst3' is none of"),

@@ -103,7 +103,7 @@ class DataArguments:
         metadata={"help": "Task name, or a YAML file of your own.", "aliases": ["--task_name"]},
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "Read the task's files from this folder, not the hub."}
+        default=None, metadata={"help": "The task's files; what is not there comes from the hub."}
     )
     train_file: str | None = field(
         default=None, metadata={"help": "Own training data: .csv, .tsv, .jsonl or .parquet."}

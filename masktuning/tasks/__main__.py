@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     parser = FlagParser(PROGRAM, __doc__ or "")
     parser.add_argument("action", nargs="?", choices=["list", "check"], default="list")
     parser.add_argument("task", nargs="?", help="a task's name, or a YAML file")
-    parser.add_argument("--data_dir", help="folder of the task's files; without it, the hub")
+    parser.add_argument("--data_dir", help="the task's files; what is not there comes from the hub")
     if "-h" in argv or "--help" in argv:
         parser.print_help()
         return

@@ -25,7 +25,7 @@ class SetNotFound(UsageError):
     def __init__(self, message: str, hub_down: bool = False) -> None:
         super().__init__(message)
         self.hub_down = hub_down
-        """Whether the hub could not be reached, so that asking for more of it is in vain."""
+        """Whether the hub could not be reached, so that asking for the same again is in vain."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,17 @@ def load_texts(
 def load_each(
     specs: list[SetSpec], labels: list[str], data_dir: str | None
 ) -> Iterator[tuple[SetSpec, LabelledTexts | SetNotFound]]:
-    """The same one by one; a hub that cannot be reached is asked once."""
-    ask_hub = True
+    """The same one by one; for a data set of an unreachable hub, not in its cache, only once."""
+    unreachable: set[str] = set()
     for spec in specs:
         if spec.combines:
             continue
         try:
+            ask_hub = spec.hub.get("id") not in unreachable
             yield spec, load_set(spec, labels, data_dir, ask_hub)
         except SetNotFound as error:
-            ask_hub = ask_hub and not error.hub_down
+            if error.hub_down:
+                unreachable.add(spec.hub["id"])
             yield spec, error
 
 

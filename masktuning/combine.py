@@ -50,7 +50,10 @@ def combine(folders: list[str], against: list[str], output_dir: str | None) -> s
         table["metrics"][name] = cells
     if output_dir:
         run_folder.write_json(Path(output_dir) / "combined.json", table)
-    return aligned(rows)
+    scores = {n for run in [*runs, *others] for n in run if n.endswith(_ENDINGS)}
+    left_out = sorted(name.removeprefix("eval_") for name in scores - set(names))
+    note = f"\nnot in all of these, and left out: {', '.join(left_out)}" if left_out else ""
+    return aligned(rows) + note
 
 
 def _summary(values: list[float]) -> dict[str, float]:

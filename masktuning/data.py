@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -83,14 +83,18 @@ def load_set(
 
 
 def load_texts(
-    specs: list[SetSpec], labels: list[str], data_dir: str | None, required: bool = False
+    specs: list[SetSpec],
+    labels: list[str],
+    data_dir: str | None,
+    required: Collection[str] = (),
 ) -> list[LabelledTexts]:
     """Several sets; one that is not there is named and left out, but for train and the first dev.
 
     Sets that combine others have no texts of their own, and are passed over.
 
     Raises:
-        UsageError: as `load_set`; for any set that is not there if `required`.
+        UsageError: as `load_set`; for a set that is not there if it is named in `required`; if
+            `data_dir` is no folder.
     """
     texts: list[LabelledTexts] = []
     missing: list[str] = []
@@ -98,7 +102,7 @@ def load_texts(
     for spec, found in load_each(specs, labels, data_dir):
         if isinstance(found, LabelledTexts):
             texts.append(found)
-        elif required or spec.role == "train" or spec.name in devs[:1]:
+        elif spec.role == "train" or spec.name in [*required, *devs[:1]]:
             missing.append(str(found))
         else:
             logger.warning("left out: %s", found)
@@ -111,6 +115,8 @@ def load_each(
     specs: list[SetSpec], labels: list[str], data_dir: str | None
 ) -> Iterator[tuple[SetSpec, LabelledTexts | SetNotFound]]:
     """The same one by one; for a data set of an unreachable hub, not in its cache, only once."""
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise UsageError(f"{data_dir}: no such folder; --data_dir is where the task's files are")
     unreachable: set[str] = set()
     for spec in specs:
         if spec.combines:

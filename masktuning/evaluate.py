@@ -126,8 +126,11 @@ def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetRes
         task = replace(known, sets=sets)
     else:
         task = own_task(data, labels)
-    named = bool(arguments.sets or arguments.protocol)
-    texts = load_texts(task.sets, labels, data.data_dir, required=named)
+    named = [spec for spec in task.sets if spec.name in arguments.sets]
+    required = {name for spec in named for name in [spec.name, *spec.combines]}
+    texts = load_texts(task.sets, labels, data.data_dir, required)
+    if not texts:
+        raise UsageError("none of these sets is there")
     longest = length_limit(model, config, tokenizer)
     scores: dict[str, Scored] = {}
     protocols: dict[str, list[str]] = {}
@@ -176,6 +179,8 @@ def wanted_sets(task: Task, names: list[str], protocols: list[str]) -> list[SetS
         return [spec for spec in task.sets if spec.role != "train"]
     chosen = {one for name in names for one in ([name] if name in known else groups[name])}
     chosen |= {spec.name for spec in task.sets if set(protocols) & set(spec.protocols)}
+    if not chosen:
+        raise UsageError(f"no set of {task.name} is of {' or '.join(protocols)}")
     parts = {part for spec in task.sets if spec.name in chosen for part in spec.combines}
     return [spec for spec in task.sets if spec.name in chosen | parts or spec.own_file]
 

@@ -224,7 +224,7 @@ def test_a_missing_ood_set_is_named_and_left_out(tmp_path, caplog):
     assert [t.name for t in texts] == ["train", "dev"]
     assert "imdb_cad_test: not found" in caplog.text
     with pytest.raises(UsageError, match=r"imdb_cont_dev: not found: .*dev_contrast\.tsv"):
-        load_texts(task.sets, task.labels, str(tmp_path), required=True)
+        load_texts(task.sets, task.labels, str(tmp_path), ["imdb_cont_dev"])
     (folder / "dev.tsv").unlink()
     with pytest.raises(UsageError, match="dev: not found"):
         load_texts(task.sets, task.labels, str(tmp_path))

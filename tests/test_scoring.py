@@ -146,6 +146,13 @@ def test_seeds_are_combined_and_compared_pair_by_pair(tmp_path, capsys):
     assert list(saved) == ["eval_x_accuracy"]
 
 
+def test_what_only_some_runs_measured_is_named(tmp_path, capsys):
+    both = {"eval_x_accuracy": 0.5}
+    a = write_results(tmp_path / "a", **both, eval_y_f1=0.1)
+    evaluate.main(["--combine", a, write_results(tmp_path / "b", **both)])
+    assert "not in all of these, and left out: y_f1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

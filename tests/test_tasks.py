@@ -31,7 +31,10 @@ def loaded(task, name, data):
 @pytest.mark.parametrize("name", HUMAN)
 def test_every_set_of_a_task_is_there(name, data):
     task = load_task(name)
-    found = {one.name for one in load_texts(task.sets, task.labels, str(data), required=True)}
+    found = {
+        one.name
+        for one in load_texts(task.sets, task.labels, str(data), [s.name for s in task.sets])
+    }
     assert found == {spec.name for spec in task.sets if not spec.combines}
 
 
@@ -188,7 +191,7 @@ def test_what_the_folder_lacks_comes_from_the_hub_which_is_asked_once(data, monk
     assert "anli_r1_dev: not found: " in caplog.text and "no route" in caplog.text
     assert "anli_r3_test: not found: " in caplog.text and "cannot be reached" in caplog.text
     with pytest.raises(UsageError) as caught:
-        load_texts(specs, task.labels, str(folder), required=True)
+        load_texts(specs, task.labels, str(folder), [spec.name for spec in specs])
     assert str(caught.value).count("published at") == 6, "all that is missing at once"
     nli = ClassLabel(names=["entailment", "neutral", "contradiction"])
     rows = Dataset.from_dict({"premise": ["p"], "hypothesis": ["h"], "label": [2]})
@@ -303,6 +306,13 @@ def test_check_tells_what_is_missing(tmp_path, capsys):
         command.main(["check", "mnli", "--data_dir", str(tmp_path)])
 
 
+def test_check_reads_the_settings_too(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(WHOLE + "settings:\n  alhpa: 0.3\n")
+    with pytest.raises(UsageError, match="line 7: unknown setting 'alhpa'; did you mean 'alpha'"):
+        command.main(["check", str(path)])
+
+
 def test_the_list_has_every_task_source_and_licence(capsys):
     command.main([])
     printed = capsys.readouterr().out
@@ -318,6 +328,7 @@ def test_the_list_has_every_task_source_and_licence(capsys):
         (["check", "mnlu"], "unknown task 'mnlu'; did you mean 'mnli'"),
         (["chekc"], "invalid choice"),
         (["list", "mnli"], "go with check"),
+        (["check", "mnli", "--data_dir", "nowhere"], "nowhere: no such folder"),
     ],
 )
 def test_command_errors(words, message):
@@ -373,6 +384,9 @@ WHOLE += "  dev: {role: dev, text: [t], label: l, file: f}\n"
         (FAR.replace("f}", "f, known: {row: 3}}"), "line 4: known counts are of a, b, rows"),
         (FAR.replace("f}", "f, lengths: [0]}"), "line 4: lengths are 1 token or more"),
         (FAR.replace("file: f", "hub: {id: x, split: y, revision: z, name: v}"), "hub takes"),
+        (FAR.replace("f}", "f, collapse: {a: b}}"), "line 4: collapse goes with the set's own"),
+        (FAR.replace("f}", "f, labels: [a, b], collapse: {c: b}}"), "line 4: 'c' is none of"),
+        (WHOLE + "  e: {role: ood, text: [t, u], label: l, file: f}\n", "line 3: some sets have one"),
         (FAR.replace("[a, b]", "[a, a]"), "line 2: labels must be a list of two different"),
         (FAR.replace("[a, b]", "[01, 010]"), "line 2: labels must be a text, not 1; put it in"),
         (WHOLE + "borrows: {sst3: [dev]}\n", "line 6: 'sst3' is none of"),

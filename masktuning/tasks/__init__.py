@@ -156,6 +156,9 @@ def load_task(name: str, settings: set[str] | None = None) -> Task:
     if roles.count("train") != 1 or "dev" not in roles:
         message = "sets must hold one of role train and one or more of role dev"
         raise document.error(("sets",), message)
+    columns = {len(spec.text) for spec in sets if not spec.combines}
+    if len(columns) > 1:
+        raise document.error(("sets",), "some sets have one text column and some have two")
     for other, borrowed in file.borrows.items():
         if other not in names():
             raise document.error(("borrows", other), f"{other!r} is none of {', '.join(names())}")
@@ -224,6 +227,10 @@ def _set(document: Document, name: str, content: Any, file: _File) -> SetSpec:
     check(not spec.labels or spec.role == "ood", "labels", "labels of its own: role must be ood")
     for label in spec.label_names.values():
         check(label in own, "label_names", f"{label!r} is none of {', '.join(own)}")
+    message = "collapse goes with the set's own labels: give those too"
+    check(bool(spec.labels) or not spec.collapse, "collapse", message)
+    for label in spec.collapse:
+        check(label in file.labels, "collapse", f"{label!r} is none of the task's labels")
     for label in file.labels:
         here = spec.collapse.get(label, label)
         check(here in own, "collapse", f"collapse must say which of {', '.join(own)} {label!r} is")

@@ -11,6 +11,7 @@ count that differs is marked, and is no error; a file that cannot be read is one
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 
 from masktuning.command_line import FlagParser, run_command
 from masktuning.config import UsageError
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> None:
     if options.action == "list" and (options.task or options.data_dir):
         raise UsageError("a task and --data_dir go with check")
     if options.action == "check":
-        print(check(load_task(options.task), options.data_dir))
+        print(check(load_task(options.task, _settings()), options.data_dir))
     else:
         print("\n\n".join(describe(load_task(name)) for name in names()))
 
@@ -100,6 +101,15 @@ def check(task: Task, data_dir: str | None) -> str:
         mark = "differs" if differs else "as known" if spec.known else ""
         rows.append((spec.name, spec.role, str(len(ids)), labels, _known(spec), mark))
     return "\n".join([aligned(rows), *missing.values()])
+
+
+def _settings() -> set[str]:
+    """What a task may set: the options of `python -m masktuning.train`."""
+    from masktuning.arguments import MaskTuningArguments  # seconds of imports
+    from masktuning.config import DataArguments, ModelArguments
+
+    groups = (MaskTuningArguments, DataArguments, ModelArguments)
+    return {one.name for group in groups for one in fields(group)}
 
 
 def _known(spec: SetSpec) -> str:

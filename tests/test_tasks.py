@@ -386,7 +386,7 @@ WHOLE += "  dev: {role: dev, text: [t], label: l, file: f}\n"
         (FAR.replace("file: f", "hub: {id: x, split: y, revision: z, name: v}"), "hub takes"),
         (FAR.replace("f}", "f, collapse: {a: b}}"), "line 4: collapse goes with the set's own"),
         (FAR.replace("f}", "f, labels: [a, b], collapse: {c: b}}"), "line 4: 'c' is none of"),
-        (WHOLE + "  e: {role: ood, text: [t, u], label: l, file: f}\n", "line 3: some sets have one"),
+        (WHOLE + "  e: {role: ood, text: [t, u], label: l, file: f}\n", "line 3: some sets"),
         (FAR.replace("[a, b]", "[a, a]"), "line 2: labels must be a list of two different"),
         (FAR.replace("[a, b]", "[01, 010]"), "line 2: labels must be a text, not 1; put it in"),
         (WHOLE + "borrows: {sst3: [dev]}\n", "line 6: 'sst3' is none of"),

@@ -194,7 +194,8 @@ def test_f1_of_duplicates(data, tmp_path, capsys):
     gold = np.array([True, False, True, False, False])
     wanted = 2 * (named & gold).sum() / max(1, named.sum() + gold.sum())
     assert results["eval_dev_f1"] == pytest.approx(wanted)
-    assert "paws_qqp_all" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "paws_qqp_all" in printed.out and "%|" in printed.err, "a table, and a progress bar"
 
 
 def test_a_pair_task_wants_pairs(data, tmp_path):

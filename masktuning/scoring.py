@@ -65,7 +65,8 @@ def _score(
     if spec.labels:
         to = _collapsing(spec, task, labels)
         chosen = collapse_argmax(logits, to)
-        more |= _interval("accuracy_sum", share(collapse_sum(logits, to) == gold))
+        summed = collapse_sum(logits, to) == gold
+        more |= _interval("accuracy_sum", share(summed))
     else:
         chosen = logits.argmax(-1)
     right = chosen == gold
@@ -75,9 +76,12 @@ def _score(
     groups = np.asarray(texts.groups)
     for group in dict.fromkeys(texts.groups):
         for k, name in enumerate(names):
-            cell = right[(groups == group) & (gold == k)]
-            if len(cell):
-                more[f"{group}_{name}_accuracy"] = float(cell.mean())
+            cell = (groups == group) & (gold == k)
+            if not cell.any():
+                continue
+            more[f"{group}_{name}_accuracy"] = float(right[cell].mean())
+            if spec.labels:
+                more[f"{group}_{name}_accuracy_sum"] = float(summed[cell].mean())
     if texts.pairs:
         more |= _interval("consistency", share(all_right(right, texts.pairs)))
     result = SetResult(spec.name, spec.role, *share(right), len(gold), more)

@@ -77,19 +77,22 @@ def test_hans_by_heuristic_and_label_whatever_the_model_s_order(order):
     groups = ["lexical_overlap"] * 3 + ["constituent"] * 2
     texts = LabelledTexts("hans", "ood", [], gold, groups)
     p = np.array(
-        [[0.4, 0.3, 0.3], [0.5, 0.4, 0.1], [0.2, 0.5, 0.3], [0.2, 0.1, 0.7], [0.45, 0.3, 0.25]]
+        [[0.4, 0.3, 0.3], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.2, 0.1, 0.7], [0.45, 0.3, 0.25]]
     )
     names = [LABELS[i].upper() for i in order]
     scored = score_sets(nli_task(hans), [texts], {"hans": np.log(p[:, order])}, names)["hans"]
-    # By argmax: 0 0 1 1 0, so rows 0 and 3 are right; by the sum: 1 0/1 1 1 1.
+    # By argmax: 0 0 1 1 0, so rows 0 and 3 are right; by the sum: 1 0 1 1 1.
     assert scored.chosen.tolist() == [0, 0, 1, 1, 0] and scored.result.accuracy == 2 / 5
     more = scored.result.more
     assert more["lexical_overlap_entailment_accuracy"] == 1 / 2
     assert more["lexical_overlap_non-entailment_accuracy"] == 0.0
     assert more["constituent_non-entailment_accuracy"] == 1 / 2
     assert "constituent_entailment_accuracy" not in more
-    summed = [0 if row[0] > row[1] + row[2] else 1 for row in p + [[1e-9, 0, 0]]]
-    assert more["accuracy_sum"] == np.mean([a == b for a, b in zip(summed, gold, strict=True)])
+    summed = [0 if row[0] > row[1] + row[2] else 1 for row in p]
+    right = np.array(summed) == gold
+    assert more["accuracy_sum"] == right.mean()
+    assert more["lexical_overlap_non-entailment_accuracy_sum"] == right[1]
+    assert more["constituent_non-entailment_accuracy_sum"] == right[3:].mean()
 
 
 def test_unions_and_consistency():

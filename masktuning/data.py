@@ -162,7 +162,7 @@ def _read(spec: SetSpec, data_dir: str | None, ask_hub: bool) -> Table:
         try:
             table = read_hub(**spec.hub)
         except UsageError as error:
-            if not spec.home:
+            if not (tried or spec.home):
                 raise
             tried.append(str(error))
             hub_down = isinstance(error, HubUnreachable)

@@ -136,7 +136,8 @@ def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetRes
     protocols: dict[str, list[str]] = {}
     usual = int(task.settings.get("max_seq_length", _LENGTH))
     for length in lengths(task, usual, arguments.max_seq_length, longest):
-        at = [t for t in texts if not scores or length in task.named(t.name).lengths]
+        more = bool(scores)  # than the usual length: for the sets that ask for it
+        at = [t for t in texts if not more or length in task.named(t.name).lengths]
         encoded = [
             EncodedSet(
                 one, encode(one, tokenizer, min(length, longest), data.preprocessing_num_workers)
@@ -144,7 +145,7 @@ def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetRes
             for one in (t.first(data.max_eval_samples) for t in at)
         ]
         found = evaluate_sets(trainer, encoded, task, labels)
-        suffix = f"_{length}" if scores else ""
+        suffix = f"_{length}" if more else ""
         for key, one in found.items():
             result = replace(one.result, name=f"{key}{suffix}")
             scores[result.name] = replace(one, result=result)

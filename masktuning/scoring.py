@@ -90,13 +90,11 @@ def _score(
 
 def _collapsing(spec: SetSpec, task: Task, labels: list[str]) -> NDArray[np.int64]:
     """[C], the set's label id for each of the model's labels."""
-    known = LabelNames(task.labels)
-    to = []
-    for label in labels:
-        i = known.find(label)
-        name = label if i is None else task.labels[i]
-        to.append(spec.labels.index(spec.collapse.get(name, name)))
-    return np.asarray(to)
+    model = LabelNames(labels)
+    to = np.zeros(len(labels), np.int64)
+    for name in task.labels:
+        to[model.find(name)] = spec.labels.index(spec.collapse.get(name, name))
+    return to
 
 
 def _add_consistency(edited: Scored, original: Scored) -> None:

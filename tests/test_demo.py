@@ -1,7 +1,11 @@
 """The embedded demo: its sentences, its checkpoint, and what the command without arguments does."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -144,6 +148,19 @@ def test_the_same_command_twice_gives_the_same_numbers(tmp_path):
     assert results[:2] == results[2:]
     texts = [(tmp_path / name / FILE).read_text() for name in ("first", "second")]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+def test_the_default_run_takes_two_minutes_and_two_gigabytes_at_most(tmp_path):
+    """On two cores with nothing else to do; prints what it took (`pytest -m slow -s`)."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "masktuning.train", "--disable_tqdm", "true"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds, gigabytes = time.monotonic() - began, usage.ru_maxrss / 2**20
+    print(f"{seconds:.1f} s, {gigabytes:.2f} GiB")
+    assert process.returncode == 0 and seconds < 120 and gigabytes < 2
 
 
 def test_each_half_of_the_pair_is_the_same_run_alone(tmp_path):

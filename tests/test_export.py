@@ -13,8 +13,6 @@ from masktuning import export
 from masktuning.config import UsageError
 
 onnxruntime = pytest.importorskip("onnxruntime")
-# Of torch's own exporter, not of ours.
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])

@@ -10,8 +10,8 @@ from layouts import HANS, NLI, QUESTIONS, REVIEWS, write_layouts
 from masktuning.config import UsageError
 from masktuning.data import load_set, load_texts
 from masktuning.readers import Table
+from masktuning.tasks import SetSpec, load_task, names
 from masktuning.tasks import __main__ as command
-from masktuning.tasks import load_task, names
 
 HUMAN = [name for name in names() if not load_task(name).generated]
 
@@ -200,6 +200,17 @@ def test_what_the_folder_lacks_comes_from_the_hub_which_is_asked_once(data, monk
     assert "so read from facebook/anli" in caplog.text
 
 
+def test_a_file_and_a_hub_copy_that_are_both_missing_are_both_named(tmp_path, monkeypatch):
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    hub = {"id": "some/where", "split": "test", "revision": "0" * 40}
+    spec = SetSpec("far", "ood", ["t"], "l", file="far.csv", hub=hub)
+    with pytest.raises(UsageError, match=r"far: not found: .*far\.csv; the data set some/where"):
+        load_set(spec, ["a", "b"], str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("task", "alpha", "batch"), [("sst2", 0.6, 16), ("mnli", 0.7, 32), ("qqp", 0.8, 32)]
 )
@@ -349,6 +360,8 @@ sets:
   far: {role: ood, text: [t], label: l, file: f}
 """
 WHOLE = FAR.replace("role: ood", "role: train").replace("[a, b]", "[c, d]")
+NLI_TEXTS = WHOLE.replace("[c, d]", "[entailment, neutral, contradiction]")
+NLI_TEXTS += "  dev: {role: dev, text: [t], label: l, file: f}\n"
 WHOLE += "  dev: {role: dev, text: [t], label: l, file: f}\n"
 
 
@@ -390,6 +403,7 @@ WHOLE += "  dev: {role: dev, text: [t], label: l, file: f}\n"
         (FAR.replace("[a, b]", "[a, a]"), "line 2: labels must be a list of two different"),
         (FAR.replace("[a, b]", "[01, 010]"), "line 2: labels must be a text, not 1; put it in"),
         (WHOLE + "borrows: {sst3: [dev]}\n", "line 6: 'sst3' is none of"),
+        (NLI_TEXTS + "borrows: {mnli: [hans]}\n", "line 3: some sets have one"),
         (WHOLE + "borrows: {sst2: [dev]}\n", "line 6: not all of these are sets of sst2"),
         (WHOLE + "borrows: {sst2: [imdb_cad]}\n", "line 6: imdb_cad_dev, imdb_cad_test: part of"),
         (WHOLE + "settings:\n  alhpa: 0.3\n", "line 7: unknown setting 'alhpa'; did you"),

@@ -156,9 +156,6 @@ def load_task(name: str, settings: set[str] | None = None) -> Task:
     if roles.count("train") != 1 or "dev" not in roles:
         message = "sets must hold one of role train and one or more of role dev"
         raise document.error(("sets",), message)
-    columns = {len(spec.text) for spec in sets if not spec.combines}
-    if len(columns) > 1:
-        raise document.error(("sets",), "some sets have one text column and some have two")
     for other, borrowed in file.borrows.items():
         if other not in names():
             raise document.error(("borrows", other), f"{other!r} is none of {', '.join(names())}")
@@ -172,6 +169,9 @@ def load_task(name: str, settings: set[str] | None = None) -> Task:
             message = f"not all of these are sets of {other}, with its labels, and new here"
             raise document.error(("borrows", other), message)
         sets += [replace(lender.named(one), role="ood") for one in borrowed]
+    columns = {len(spec.text) for spec in sets if not spec.combines}
+    if len(columns) > 1:
+        raise document.error(("sets",), "some sets have one text column and some have two")
     return Task(file.name, file.about, file.labels, sets, file.settings, file.grid)
 
 

@@ -18,7 +18,8 @@ from conftest import ROOT
 from masktuning.ops import backend, cuda
 
 HERE = ROOT / "tests" / "cuda_on_cpu"
-DEADLOCK = 2
+RUNNERS = ("threads", "accesses")
+DEADLOCK, RACE = 2, 3
 
 
 @cache
@@ -35,10 +36,18 @@ def build(source):
     """The library of one .cu file in the build folder."""
     folder = build_folder()
     library = folder / f"{Path(source).stem}.so"
-    # No fused multiply-add, as in the draw; -x tells the compiler that .cu is C++.
-    options = "-std=c++17 -O1 -ffp-contract=off -shared -fPIC -w -x c++"
-    command = ["g++", *options.split(), source, "threads.cpp", "-ldl", "-o", str(library)]
-    subprocess.run(command, cwd=folder, check=True)
+    # No fused multiply-add, as in the draw; -x tells the compiler that .cu is C++. The kernel's
+    # accesses are watched by accesses.cpp; the files that run it are not.
+    options = "g++ -std=c++17 -O1 -ffp-contract=off -fPIC -w -fno-gnu-unique -c -x c++".split()
+    watched = "-fsanitize=thread --param=tsan-instrument-func-entry-exit=0".split()
+    kernel = f"{library}.o"
+    subprocess.run([*options, *watched, source, "-o", kernel], cwd=folder, check=True)
+    for name in RUNNERS:
+        if not (folder / f"{name}.o").is_file():
+            subprocess.run([*options, f"{name}.cpp", "-o", f"{name}.o"], cwd=folder, check=True)
+    runners = [f"{name}.o" for name in RUNNERS]
+    link = ["g++", "-shared", "-Wl,-Bsymbolic", kernel, *runners, "-ldl", "-o", str(library)]
+    subprocess.run(link, cwd=folder, check=True)
     return ctypes.CDLL(str(library))
 
 

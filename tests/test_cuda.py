@@ -11,11 +11,11 @@ import struct
 import numpy as np
 import pytest
 import torch
-from emulated_cuda import DEADLOCK, build, build_folder, emulated, guarded, run
+from emulated_cuda import DEADLOCK, RACE, build, build_folder, emulated, guarded, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import MASK, expected_masks
-from rows import DTYPES, check_kernel, float64_losses, make_logits, rows_for
+from rows import DTYPES, check_kernel, float64_gradient, float64_losses, make_logits, rows_for
 from test_dual_cross_entropy import expected_terms
 from test_mask_sampling import random_batch
 
@@ -200,7 +200,7 @@ def test_the_order_of_the_threads_changes_no_bit():
 
 
 def test_the_stand_in_finds_a_missing_barrier_and_a_deadlock():
-    """Without its barriers find_threshold goes wrong; a barrier that some threads skip is seen."""
+    """A kernel without its barrier, and one with a barrier that some of its threads skip."""
     folder = build_folder()
     (folder / "race.cu").write_text(
         '#include "device.cuh"\n'
@@ -213,10 +213,37 @@ def test_the_stand_in_finds_a_missing_barrier_and_a_deadlock():
     library = build("race.cu")
     out = torch.zeros(64, dtype=torch.int32)
     arguments = struct.pack("P64x", out.data_ptr())
-    assert run(library, "skips", (1, 1), 64, arguments) == 0
+    assert run(library, "skips", (1, 1), 64, arguments) == RACE
     assert out.tolist() != list(range(63, -1, -1))
     assert run(library, "stops", (1, 1), 64, arguments) == DEADLOCK
     assert run(library, "nothing", (1, 1), 64, arguments) == 1
+
+
+def test_the_stand_in_finds_an_array_that_is_written_again_too_early(monkeypatch):
+    """The search once wrote into the array that slower threads still read the row's sum from."""
+    headers = ("banned", "candidates", "draw", "row_results")
+    text = "".join((build_folder() / f"{name}.cuh").read_text() for name in headers)
+    text += (build_folder() / "token_substitution.cu").read_text()
+    text = "\n".join(
+        line for line in text.splitlines() if not line.startswith(("#include", "#pragma once"))
+    )
+    assert text.count("c.search_value") == 3
+    racing = '#include "row_tile.cuh"\n' + text.replace("c.search_value", "c.warp_sum")
+    (build_folder() / "racing.cu").write_text(racing)
+    library = build("racing.cu")
+
+    V, codes, wrong = 9000, [], 0
+    monkeypatch.setattr(cuda, "_processors", lambda device: FEW)
+    for seed in range(8):
+        launch = lambda device, *call, seed=seed: codes.append(run(library, *call, seed))  # noqa: E731
+        monkeypatch.setattr(cuda, "launch", launch)
+        logits, rows = torch.zeros(1, V), rows_for(1, V)  # ties: the block searches the row
+        want = float64_gradient(logits, rows["targets"])
+        cuda.substitute_tokens(
+            logits, **rows, banned_ids=None, top_k=8, temperature=1.0, gradient_scale=1.0
+        )
+        wrong += not torch.allclose(logits.double(), want, rtol=1e-5, atol=1e-6)
+    assert codes == [RACE] * 8 and wrong > 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -379,7 +406,8 @@ def test_every_argument_struct_is_as_long_as_its_packing():
     """Read from the source, so that a field added on one side alone shows."""
     sizes = {"pointer": 8, "i64": 8, "double": 8, "int": 4, "float": 4}
     for op, packing in cuda.ARGUMENTS.items():
-        source = (build_folder() / f"{op}.cu").read_text()
+        place = "row_results.cuh" if op == "token_substitution" else f"{op}.cu"
+        source = (build_folder() / place).read_text()
         body = source.split("Arguments {")[1].split("};")[0]
         fields = [line.split("//")[0].strip() for line in body.splitlines()]
         total = 0

@@ -1,11 +1,14 @@
-// The k largest elements of a row without a sort, and the integer draw among them.
+// The k largest allowed elements of a row without a sort.
 //
-// The row's threads form 128 groups. The (k + banned)-th largest of the groups' maxima, tau, is
-// reached by at least k allowed elements, and seldom by many more: those are collected and ranked.
-// Where too many reach it (a row of ties) a search of the whole block per place takes over.
+// The row's threads form 128 groups. The k-th largest of the groups' maxima, tau, is reached by at
+// least k elements, and seldom by many more: those are collected and ranked. Where too many reach it
+// (a row of ties) the whole block searches the row once for each place.
+//
+// Shared memory: each array of Candidates is written in one stretch between two barriers only, so a
+// thread that is slow to read it cannot meet the next stretch's values.
 #pragma once
 
-#include "row_tile.cuh"
+#include "banned.cuh"
 
 namespace masktuning {
 
@@ -16,86 +19,151 @@ constexpr int kNoIndex = 0x7fffffff;
 
 struct Candidates {
   float group_max[kGroups];
+  float warp_largest[kWarp], warp_allowed[kWarp], warp_sum[kWarp];
   float value[kMaxCandidates];
   int index[kMaxCandidates];  // in the whole row
   float top_value[kMaxTopK];  // value descending, index ascending
   int top_index[kMaxTopK];
-  float warp_value[kWarp];
-  int warp_index[kWarp];
-  int vector[kMaxCandidates];  // those with an element that reaches tau
-  float tau, max;              // max: the row's largest element, banned or not
-  int count, vectors;          // more than kMaxCandidates: the lists did not suffice
+  float search_value[kWarp];
+  int search_index[kWarp];
+  float tau;
+  int count;  // more than kMaxCandidates: the list did not suffice
 };
 
 __device__ __forceinline__ bool precedes(float value, int index, float other, int other_index) {
   return value > other || (value == other && index < other_index);
 }
 
-// Ids to leave out of the choice; few, and looked up for candidates only.
-struct Banned {
-  const i64* ids;
-  int n;
-  __device__ __forceinline__ bool has(int id) const {
-#pragma unroll 1
-    for (int j = 0; j < n; ++j) {
-      if (ids[j] == id) return true;
-    }
-    return false;
-  }
-};
-
-// Sets c.max and c.tau, empties the lists; all threads pass the barriers.
-template <int THREADS>
-__device__ __forceinline__ void find_threshold(Candidates& c, float maximum, i64 wanted) {
-  constexpr int kLanes = THREADS / kGroups;
-  static_assert(kLanes >= 1 && kLanes <= kWarp, "a group is one warp or less");
-  const int t = threadIdx.x;
+__device__ __forceinline__ float warp_maximum(float x) {
 #pragma unroll
-  for (int lane = 1; lane < kLanes; lane *= 2) {
-    maximum = fmaxf(maximum, __shfl_xor_sync(kAllLanes, maximum, lane));
+  for (int lane = kWarp / 2; lane > 0; lane /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, lane));
+  return x;
+}
+
+// The largest of one value per warp.
+template <int THREADS>
+__device__ __forceinline__ float maximum_of(const float* warps) {
+  float x = warps[0];
+#pragma unroll
+  for (int w = 1; w < THREADS / kWarp; ++w) x = fmaxf(x, warps[w]);
+  return x;
+}
+
+// tau for k places from the largest allowed element of each thread. Returns the largest element of
+// the row, banned or not, and empties the list; all threads pass the barriers.
+template <int THREADS>
+__device__ __forceinline__ float find_threshold(Candidates& c, float largest, float allowed, int k,
+                                                float* tau) {
+  constexpr int kLanes = THREADS / kGroups, kWarps = THREADS / kWarp;
+  static_assert(kLanes >= 1 && kLanes <= kWarp, "a group is one warp or less");
+  const int t = threadIdx.x, lane = t % kWarp, warp = t / kWarp;
+  float group = allowed;
+#pragma unroll
+  for (int step = 1; step < kLanes; step *= 2) {
+    group = fmaxf(group, __shfl_xor_sync(kAllLanes, group, step));
   }
-  if (t % kLanes == 0) c.group_max[t / kLanes] = maximum;
+  if (t % kLanes == 0) c.group_max[t / kLanes] = group;
+  largest = warp_maximum(largest);
+  allowed = warp_maximum(allowed);
+  if (lane == 0) {
+    c.warp_largest[warp] = largest;
+    c.warp_allowed[warp] = allowed;
+  }
   if (t == 0) {
-    c.count = c.vectors = 0;
+    c.count = 0;
     c.tau = MT_INFINITY;
   }
   __syncthreads();
-  if (t < kGroups) {
-    const float mine = c.group_max[t];
-    int rank = 0;
-#pragma unroll 8
-    for (int g = 0; g < kGroups; ++g) rank += precedes(c.group_max[g], g, mine, t) ? 1 : 0;
-    if (rank == 0) c.max = mine;
-    if (rank == wanted - 1) c.tau = mine;
+  largest = maximum_of<THREADS>(c.warp_largest);
+  if (k == 1) {
+    *tau = maximum_of<THREADS>(c.warp_allowed);
+  } else {
+    float others[kGroups / kWarp];
+#pragma unroll
+    for (int q = 0; q < kGroups / kWarp; ++q) others[q] = c.group_max[q * kWarp + lane];
+#pragma unroll 1
+    for (int g = warp; g < kGroups; g += kWarps) {  // a warp ranks one group at a time
+      const float mine = c.group_max[g];
+      int rank = 0;
+#pragma unroll
+      for (int q = 0; q < kGroups / kWarp; ++q) {
+        rank += __popc(__ballot_sync(kAllLanes, precedes(others[q], q * kWarp + lane, mine, g)));
+      }
+      if (rank == k - 1 && lane == 0) c.tau = mine;
+    }
+    __syncthreads();
+    *tau = c.tau;
   }
-  if (wanted > kGroups && t == 0) c.vectors = kMaxCandidates + 1;  // no threshold: search instead
-  __syncthreads();
+  // Elements of -inf are never substituted, and where fewer than k groups have another one, all the
+  // others are candidates.
+  *tau = fmaxf(*tau, -MT_LARGEST);
+  return largest;
 }
 
-__device__ __forceinline__ void collect(Candidates& c, const Banned& banned, float value, int index) {
-  // -inf is never chosen: its weight in the draw is 0.
-  if (!(value >= c.tau) || value == -MT_INFINITY || banned.has(index)) return;
+// Adds an element to the list; false where it is full.
+__device__ __forceinline__ bool collect(Candidates& c, float value, int index) {
   const int slot = atomicAdd(&c.count, 1);
-  if (slot >= kMaxCandidates) return;
+  if (slot >= kMaxCandidates) return false;
   c.value[slot] = value;
   c.index[slot] = index;
+  return true;
 }
 
-// The elements of the vectors that reach tau; each is read again, which the cache serves.
-template <int THREADS, typename Tile>
-__device__ __forceinline__ void collect_vectors(Candidates& c, const Tile& tile, const Banned& banned,
-                                                int first) {
+// The allowed elements that reach tau of the thread's vectors in `reaching`, which are few; each
+// element is read again, which the cache serves.
+template <typename Tile>
+__device__ __forceinline__ void collect_vectors(Candidates& c, const Tile& tile, float tau,
+                                                const Banned<Tile>& banned, int first,
+                                                typename Tile::Vectors reaching) {
 #pragma unroll 1
-  for (int j = threadIdx.x; j < c.vectors * Tile::kElements; j += THREADS) {
-    const int index = c.vector[j / Tile::kElements] * Tile::kElements + tile.head + j % Tile::kElements;
-    collect(c, banned, tile.element(index), first + index);
+  for (int i = 0; reaching != 0; ++i, reaching >>= 1) {
+    if ((reaching & 1u) == 0u) continue;
+    const int begin = tile.index_of(i * Tile::kThreads + (int)threadIdx.x);
+#pragma unroll 1
+    for (int index = begin; index < begin + Tile::kElements; ++index) {
+      const float x = tile.element(index);
+      if (x >= tau && !banned.has(index) && !collect(c, x, first + index)) return;
+    }
   }
 }
 
-// One search of the block per place; the result is that of rank_candidates.
-template <int THREADS, typename Tile>
-__device__ __forceinline__ int search(Candidates& c, const Tile& tile, const Banned& banned, int first,
-                                      int k) {
+// Sum of e^(x - shift) over the block's tile, in the same order every time; the elements that reach
+// tau are collected on the way.
+template <typename Tile>
+__device__ __forceinline__ float sum_and_collect(Candidates& c, Tile& tile, float shift, float tau,
+                                                 const Banned<Tile>& banned, int first) {
+  constexpr int kThreads = Tile::kThreads;
+  const int t = threadIdx.x, edge_index = tile.edge_index();
+  float sum = fast_exp2((tile.edge - shift) * kLog2e);
+  typename Tile::Vectors reaching = 0;
+#pragma unroll
+  for (int i = 0; i < Tile::kVectors; ++i) {
+    tile.forget_floats(i);
+    bool reaches = false;
+#pragma unroll
+    for (int e = 0; e < Tile::kElements; ++e) {
+      const float x = tile.at(i, e);
+      sum += fast_exp2((x - shift) * kLog2e);
+      reaches |= x >= tau;
+    }
+    if (reaches) reaching |= Tile::vector_bit(i);
+  }
+#pragma unroll
+  for (int lane = kWarp / 2; lane > 0; lane /= 2) sum += __shfl_xor_sync(kAllLanes, sum, lane);
+  if (t % kWarp == 0) c.warp_sum[t / kWarp] = sum;
+  if (tile.edge >= tau && !banned.has(edge_index)) collect(c, tile.edge, first + edge_index);
+  collect_vectors(c, tile, tau, banned, first, reaching);
+  __syncthreads();
+  sum = 0.0f;
+  for (int w = 0; w < kThreads / kWarp; ++w) sum += c.warp_sum[w];
+  return sum;
+}
+
+// One search of the block for each place; the result is that of rank_candidates.
+template <typename Tile>
+__device__ __forceinline__ int search(Candidates& c, const Tile& tile, const Banned<Tile>& banned,
+                                      int first, int k) {
+  constexpr int kThreads = Tile::kThreads;
   const int t = threadIdx.x;
   float last = MT_INFINITY;
   int last_index = -1;
@@ -103,11 +171,11 @@ __device__ __forceinline__ int search(Candidates& c, const Tile& tile, const Ban
     float best = -MT_INFINITY;
     int best_index = kNoIndex;
 #pragma unroll 1
-    for (int j = t; j < tile.length; j += THREADS) {
+    for (int j = t; j < tile.length; j += kThreads) {
       const float x = tile.element(j);
       const int index = first + j;
       if (x == -MT_INFINITY || !precedes(last, last_index, x, index)) continue;
-      if (precedes(x, index, best, best_index) && !banned.has(index)) {
+      if (precedes(x, index, best, best_index) && !banned.has(j)) {
         best = x;
         best_index = index;
       }
@@ -122,15 +190,15 @@ __device__ __forceinline__ int search(Candidates& c, const Tile& tile, const Ban
       }
     }
     if (t % kWarp == 0) {
-      c.warp_value[t / kWarp] = best;
-      c.warp_index[t / kWarp] = best_index;
+      c.search_value[t / kWarp] = best;
+      c.search_index[t / kWarp] = best_index;
     }
     __syncthreads();
 #pragma unroll 1
-    for (int w = 0; w < THREADS / kWarp; ++w) {
-      if (precedes(c.warp_value[w], c.warp_index[w], best, best_index)) {
-        best = c.warp_value[w];
-        best_index = c.warp_index[w];
+    for (int w = 0; w < kThreads / kWarp; ++w) {
+      if (precedes(c.search_value[w], c.search_index[w], best, best_index)) {
+        best = c.search_value[w];
+        best_index = c.search_index[w];
       }
     }
     __syncthreads();
@@ -145,63 +213,39 @@ __device__ __forceinline__ int search(Candidates& c, const Tile& tile, const Ban
   return k;
 }
 
-// Puts the k first of n candidates in order, by counting how many precede each.
+// Puts the k first of n candidates in order: a warp takes one candidate at a time and counts how
+// many precede it.
 template <int THREADS>
 __device__ __forceinline__ void rank_candidates(Candidates& c, const float* value, const int* index,
                                                 int n, int k) {
+  const int lane = threadIdx.x % kWarp;
 #pragma unroll 1
-  for (int j = threadIdx.x; j < n; j += THREADS) {
+  for (int j = threadIdx.x / kWarp; j < n; j += THREADS / kWarp) {
+    const float mine = value[j];
+    const int my_index = index[j];
     int rank = 0;
 #pragma unroll 1
-    for (int other = 0; other < n; ++other) {
-      rank += precedes(value[other], index[other], value[j], index[j]) ? 1 : 0;
+    for (int base = 0; base < n; base += kWarp) {
+      const int other = base + lane;
+      const bool before = other < n && precedes(value[other], index[other], mine, my_index);
+      rank += __popc(__ballot_sync(kAllLanes, before));
     }
-    if (rank < k && index[j] != kNoIndex) {
-      c.top_value[rank] = value[j];
-      c.top_index[rank] = index[j];
+    if (lane == 0 && rank < k && my_index != kNoIndex) {
+      c.top_value[rank] = mine;
+      c.top_index[rank] = my_index;
     }
   }
 }
 
-// Integer weight of a candidate: floor(2^24 * 2^y), rounded as masktuning/ops/draw.py does.
-__device__ __forceinline__ u32 draw_weight(float value, float best, float scale) {
-  float y = __fmul_rn(__fadd_rn(value, -best), scale);
-  if (!(y > -25.0f)) y = -25.0f;
-  const float whole = floorf(y);
-  const float f = __fadd_rn(y, -whole);
-  float power = 0.00186699f;
-  power = __fadd_rn(__fmul_rn(power, f), 0.00901733f);
-  power = __fadd_rn(__fmul_rn(power, f), 0.05579971f);
-  power = __fadd_rn(__fmul_rn(power, f), 0.2401645f);
-  power = __fadd_rn(__fmul_rn(power, f), 0.6931513f);
-  power = __fadd_rn(__fmul_rn(power, f), 1.0f);
-  const float unit = __uint_as_float((u32)((int)whole + 24 + 127) << 23);  // a power of two: exact
-  return (u32)__fmul_rn(power, unit);
-}
-
-// One of the first n places, by the 32-bit draw; called by one whole warp. 64 weights of at most
-// 2^24 fit 32 bits.
-__device__ __forceinline__ int draw_among(const Candidates& c, int n, float scale, u32 draw) {
-  const int lane = threadIdx.x % kWarp;
-  const float best = c.top_value[0];
-  u32 cumulative[2];
-  u32 before = 0;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int j = lane + half * kWarp;
-    u32 sum = j < n ? draw_weight(c.top_value[j], best, scale) : 0u;
-#pragma unroll
-    for (int step = 1; step < kWarp; step *= 2) {
-      const u32 below = __shfl_up_sync(kAllLanes, sum, step);
-      if (lane >= step) sum += below;
-    }
-    cumulative[half] = before + sum;
-    before += __shfl_sync(kAllLanes, sum, kWarp - 1);
-  }
-  const u32 point = (u32)(((u64)draw * before) >> 32);
-  const u32 first = __ballot_sync(kAllLanes, cumulative[0] > point);
-  const u32 second = __ballot_sync(kAllLanes, cumulative[1] > point);
-  return c.top_index[first != 0 ? __ffs((int)first) - 1 : kWarp + __ffs((int)second) - 1];
+// The k largest allowed elements of the tile into c.top_*, after sum_and_collect; returns how many
+// there are.
+template <typename Tile>
+__device__ __forceinline__ int choose(Candidates& c, const Tile& tile, const Banned<Tile>& banned,
+                                      int first, int k) {
+  const int n = c.count;
+  if (n > kMaxCandidates) return search(c, tile, banned, first, k);
+  rank_candidates<Tile::kThreads>(c, c.value, c.index, n, k);
+  return n < k ? n : k;
 }
 
 }  // namespace masktuning

@@ -13,6 +13,8 @@ constexpr int kWarp = 32;
 constexpr u32 kAllLanes = 0xffffffffu;
 #define MT_INFINITY __uint_as_float(0x7f800000u)
 #define MT_NAN __uint_as_float(0x7fffffffu)
+#define MT_LARGEST __uint_as_float(0x7f7fffffu)  // of the finite floats
+constexpr float kLog2e = 1.44269504f;
 
 // The element types of logits, as bits.
 struct Half {
@@ -24,6 +26,26 @@ struct BFloat16 {
 
 // Makes the compiler forget what it has worked out from a word, rather than keep it in a register.
 __device__ __forceinline__ void forget(u32& word) { asm volatile("" : "+r"(word)); }
+
+// The four words at `source`, or four times `otherwise` where they are not wanted. The statement is
+// volatile so that the compiler keeps several of these together and ahead of what uses them: all of
+// a row's loads are then under way at once.
+__device__ __forceinline__ void load_words(u32 (&words)[4], const void* source, bool wanted,
+                                           u32 otherwise) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.u32 p, %5, 0;\n"
+      "  mov.u32 %0, %6; mov.u32 %1, %6; mov.u32 %2, %6; mov.u32 %3, %6;\n"
+      "  @p ld.global.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+      : "=&r"(words[0]), "=&r"(words[1]), "=&r"(words[2]), "=&r"(words[3])
+      : "l"(source), "r"((u32)wanted), "r"(otherwise));
+}
+
+// The integer at `source`, loaded where this statement stands, ahead of the row.
+__device__ __forceinline__ i64 load_early(const i64* source) {
+  i64 value;
+  asm volatile("ld.global.s64 %0, [%1];" : "=l"(value) : "l"(source));
+  return value;
+}
 
 // 2^x, within 2 ulp; a result below 2^-126 is 0.
 __device__ __forceinline__ float fast_exp2(float x) {

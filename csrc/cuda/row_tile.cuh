@@ -57,41 +57,71 @@ struct Packing<BFloat16> {
   }
 };
 
-template <typename T, int THREADS, int VECTORS>
+// Enough bits for one per vector of a thread.
+template <bool MANY>
+struct VectorBits {
+  typedef u32 Type;
+};
+template <>
+struct VectorBits<true> {
+  typedef u64 Type;
+};
+
+// BIAS: the logits are row + bias, each sum rounded to T as a matrix product with a bias would be.
+template <typename T, int THREADS, int VECTORS, bool BIAS>
 struct RowTile {
+  typedef T Element;
   typedef Packing<T> P;
-  static constexpr int kVectors = VECTORS;
+  static constexpr int kThreads = THREADS, kVectors = VECTORS;
   static constexpr int kElements = 16 / sizeof(T);  // of a vector
-  static_assert(2 * (kElements - 1) <= THREADS, "one thread an element at the row's ends");
+  static constexpr int kBatch = 4;  // bias vectors loaded at once
+  typedef typename VectorBits<(VECTORS > 32)>::Type Vectors;
+  static_assert(2 * (kElements - 1) <= THREADS, "one thread per element at the row's ends");
 
   T* row;
   const T* bias;
-  int length, head, vectors;    // elements before the first vector, and whole vectors
-  u32 words[VECTORS][4];        // vector i of this thread is vector i * THREADS + thread of the row
-  float edge;                   // this thread's element at the row's ends; -inf for none
+  int length, head, vectors;  // elements before the first vector, and whole vectors
+  u32 words[VECTORS][4];      // vector i of this thread is vector i * THREADS + thread of the row
+  float edge;                 // this thread's element at the row's ends; -inf where there is none
 
-  // Reads row[0, length); a bias of V values must begin at the same alignment as the row.
+  // Starts to read row[0, length). A bias must begin at the same alignment as the row.
   __device__ __forceinline__ RowTile(T* row_, int length_, const T* bias_)
       : row(row_), bias(bias_), length(length_) {
     const int offset = (int)((u64)row & 15u) / (int)sizeof(T);
     head = offset == 0 ? 0 : kElements - offset;
     if (head > length) head = length;
     vectors = (length - head) / kElements;
-    const uint4* source = reinterpret_cast<const uint4*>(row + head);
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) {
       const int v = i * THREADS + (int)threadIdx.x;
-      uint4 q = make_uint4(P::kMinusInfinity, P::kMinusInfinity, P::kMinusInfinity, P::kMinusInfinity);
-      if (v < vectors) q = source[v];
-      words[i][0] = q.x;
-      words[i][1] = q.y;
-      words[i][2] = q.z;
-      words[i][3] = q.w;
-      if (bias != nullptr && v < vectors) add_bias(i, v);
+      load_words(words[i], row + head + v * kElements, v < vectors, P::kMinusInfinity);
     }
     const int index = edge_index();
     edge = index < 0 ? -MT_INFINITY : P::load(row + index);
-    if (bias != nullptr && index >= 0) edge = rounded(edge + P::load(bias + index));
+  }
+
+  // Adds the bias to what was read; where there is none this is nothing. The row's own loads are
+  // waited for here, after those of the first bias vectors have been started.
+  __device__ __forceinline__ void add_bias() {
+    if (!BIAS) return;
+    const int index = edge_index();
+    if (index >= 0) edge = rounded(edge + P::load(bias + index));
+#pragma unroll
+    for (int first = 0; first < VECTORS; first += kBatch) {
+      // A branch, and not a condition of each load: the compiler would start all of the bias's loads
+      // at once, and spill what it has no registers for.
+      if (first * THREADS + (int)threadIdx.x >= vectors) break;
+      u32 b[kBatch][4];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int v = (first + j) * THREADS + (int)threadIdx.x;
+        if (first + j < VECTORS) load_words(b[j], bias + index_of(v), v < vectors, 0u);
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (first + j < VECTORS) add(first + j, b[j]);
+      }
+    }
   }
 
   // The element at an end of the row that is this thread's, or -1.
@@ -99,6 +129,10 @@ struct RowTile {
     const int t = threadIdx.x, middle = vectors * kElements;
     return t < length - middle ? (t < head ? t : t + middle) : -1;
   }
+
+  // Where vector v of the row begins, and the bit of this thread's vector i.
+  __device__ __forceinline__ int index_of(int v) const { return head + v * kElements; }
+  static __device__ __forceinline__ Vectors vector_bit(int i) { return (Vectors)1 << i; }
 
   __device__ __forceinline__ float at(int i, int e) const { return P::get(words[i], e); }
 
@@ -114,18 +148,7 @@ struct RowTile {
   // Element `index` as its owner has it; read from memory, so before any replace().
   __device__ __forceinline__ float element(i64 index) const {
     const float x = P::load(row + index);
-    return bias == nullptr ? x : rounded(x + P::load(bias + index));
-  }
-
-  // The largest element of this thread.
-  __device__ __forceinline__ float maximum() const {
-    float largest = edge;
-#pragma unroll
-    for (int i = 0; i < VECTORS; ++i) {
-#pragma unroll
-      for (int e = 0; e < kElements; ++e) largest = fmaxf(largest, at(i, e));
-    }
-    return largest;
+    return BIAS ? rounded(x + P::load(bias + index)) : x;
   }
 
   // In each sweep of the row: its words stay in registers, its unpacked floats would not fit.
@@ -153,15 +176,13 @@ struct RowTile {
   }
 
  private:
-  // Logits plus bias, rounded to T as a matrix product with a bias would be.
-  __device__ __forceinline__ void add_bias(int i, int v) {
-    const uint4 q = reinterpret_cast<const uint4*>(bias + head)[v];
-    const u32 b[4] = {q.x, q.y, q.z, q.w};
+  __device__ __forceinline__ void add(int i, const u32* b) {
     float x[kElements];
 #pragma unroll
     for (int e = 0; e < kElements; ++e) x[e] = at(i, e) + P::get(b, e);
 #pragma unroll
     for (int w = 0; w < 4; ++w) words[i][w] = P::word(x, w);
+    forget_floats(i);
   }
 
   static __device__ __forceinline__ float rounded(float value) {

@@ -27,14 +27,14 @@ _TILES = {2: ((128, 4), (512, 8), (1024, 7)), 4: ((128, 4), (512, 15), (256, 50)
 _SPLIT = (256, 4)
 ARGUMENTS = {
     "mask_sampling": "9P5q",
-    "token_substitution": "12P7qi2f4x",
+    "token_substitution": "13P8qi2f4x",
     "dual_cross_entropy": "6P4q2d",
 }
 """The struct that each file's kernels take, as the module `struct` packs it."""
 KERNELS = {
     "mask_sampling": ("sample_masks",),
     "token_substitution": tuple(
-        f"{part}_rows_{name}_{threads}x{vectors}"
+        f"{part}_rows_{name}_{threads}x{vectors}{bias}"
         for dtype, name in _NAMES.items()
         for part, tiles in (
             ("substitute", _TILES[dtype.itemsize]),
@@ -42,6 +42,7 @@ KERNELS = {
             ("finish", (_SPLIT,)),
         )
         for threads, vectors in tiles
+        for bias in ("", "_bias")
     ),
     "dual_cross_entropy": tuple(f"dual_cross_entropy_{name}" for name in _NAMES.values()),
 }
@@ -106,6 +107,7 @@ def substitute_tokens(
     temperature: float,
     gradient_scale: float,
     bias: Tensor | None = None,
+    tokenizer_size: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Losses [M], tokens [M], the filled ids [B, L] and log-sum-exps [M] of logits + bias.
 
@@ -117,9 +119,10 @@ def substitute_tokens(
     losses_M = logits.new_empty(M, dtype=torch.float32)
     lse_M = torch.empty_like(losses_M)
     tokens_M = positions.new_empty(M)
-    filled_BL = input_ids.clone(memory_format=torch.contiguous_format)
+    filled_BL = torch.empty_like(input_ids, memory_format=torch.contiguous_format)
     outputs = losses_M, tokens_M, filled_BL, lse_M
-    if M == 0:
+    if M == 0:  # otherwise the rows copy the text
+        filled_BL.copy_(input_ids)
         return outputs
     if bias is not None and bias.data_ptr() % 16 != 0:
         bias = bias.clone()
@@ -128,17 +131,19 @@ def substitute_tokens(
     slice_length = threads * vectors * 16 // logits.itemsize
     S = 1 if whole else -(-V // slice_length)
     scratch = None if whole else losses_M.new_empty(M, 2 * S + 1 + 2 * S * k)
-    held = contiguous(bias, positions, targets, example_ids, rng, banned_ids)
+    held = contiguous(bias, positions, targets, example_ids, rng, banned_ids, input_ids)
     arguments = struct.pack(
         ARGUMENTS["token_substitution"],
         logits.data_ptr(),
         *map(address, held),
         *map(address, (*outputs, scratch)),
         *(V, logits.stride(0), input_ids.numel(), input_ids.shape[1]),
-        *(0 if banned_ids is None else banned_ids.shape[0], S, slice_length),
+        0 if banned_ids is None else banned_ids.shape[0],
+        *(V if tokenizer_size is None else tokenizer_size, S, slice_length),
         *(k, draw_scale(temperature), gradient_scale),
     )
-    name = f"rows_{_NAMES[logits.dtype]}_{threads}x{vectors}"
+    suffix = "" if bias is None else "_bias"
+    name = f"rows_{_NAMES[logits.dtype]}_{threads}x{vectors}{suffix}"
     for part in ("substitute",) if whole else ("split", "finish"):
         launch(logits.device, f"{part}_{name}", (M, S), threads, arguments)
     return outputs

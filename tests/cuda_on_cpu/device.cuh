@@ -15,7 +15,9 @@
 #define __shared__ static  // blocks run one after the other
 #define threadIdx (cuda_on_cpu::current().thread)
 #define blockIdx (cuda_on_cpu::current().block)
+#define gridDim (cuda_on_cpu::current().grid)
 #define __syncthreads() cuda_on_cpu::wait_for_block()
+#define __syncwarp() cuda_on_cpu::wait_for_warp()
 
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
@@ -36,11 +38,21 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
+// Not watched as a read and a write, because one thread runs at a time and none is held up within.
 template <typename T>
-T atomicAdd(T* address, T value) {
-  const T before = *address;  // one thread runs at a time
+__attribute__((no_sanitize_thread, noinline)) T atomicAdd(T* address, T value) {
+  cuda_on_cpu::note_atomic(address);
+  const T before = *address;
   *address += value;
+  return before;
+}
+__attribute__((no_sanitize_thread, noinline)) inline unsigned atomicOr(unsigned* address,
+                                                                       unsigned value) {
+  cuda_on_cpu::note_atomic(address);
+  const unsigned before = *address;
+  *address |= value;
   return before;
 }
 template <typename T>
@@ -56,12 +68,11 @@ T __shfl_up_sync(unsigned, T value, int delta) {
   return cuda_on_cpu::exchange(value, [=](int lane) { return lane < delta ? lane : lane - delta; });
 }
 inline unsigned __ballot_sync(unsigned, bool value) {
-  unsigned votes = 0;
-  for (int lane = 0; lane < 32; ++lane) {
-    const bool vote = cuda_on_cpu::exchange(value, [=](int) { return lane; });
-    votes |= vote ? 1u << lane : 0u;
-  }
-  return votes;
+  return cuda_on_cpu::exchange_all(value, [](const unsigned long long* lanes) {
+    unsigned votes = 0;
+    for (int lane = 0; lane < 32; ++lane) votes |= (lanes[lane] & 1u) != 0 ? 1u << lane : 0u;
+    return votes;
+  });
 }
 
 namespace masktuning {
@@ -73,6 +84,8 @@ constexpr int kWarp = 32;
 constexpr u32 kAllLanes = 0xffffffffu;
 #define MT_INFINITY __uint_as_float(0x7f800000u)
 #define MT_NAN __uint_as_float(0x7fffffffu)
+#define MT_LARGEST __uint_as_float(0x7f7fffffu)
+constexpr float kLog2e = 1.44269504f;
 
 struct Half {
   u16 bits;
@@ -82,6 +95,10 @@ struct BFloat16 {
 };
 
 inline void forget(u32&) {}
+inline void load_words(u32 (&words)[4], const void* source, bool wanted, u32 otherwise) {
+  for (int w = 0; w < 4; ++w) words[w] = wanted ? static_cast<const u32*>(source)[w] : otherwise;
+}
+inline i64 load_early(const i64* source) { return *source; }
 inline float fast_exp2(float x) { return std::exp2(x); }
 
 // The compiler's own half, where there is one: not the conversions of csrc/half.h, which are tested

@@ -2,6 +2,7 @@
 #include "threads.h"
 
 #include <dlfcn.h>
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -14,24 +15,36 @@ namespace cuda_on_cpu {
 namespace {
 
 constexpr size_t kStack = 128 * 1024;
-enum class State { kReady, kAtBlock, kAtWarp, kDone };
+enum class State { kReady, kHeldUp, kAtBlock, kAtWarp, kDone };
 
+// A fiber is started by setcontext and from then on switched by _longjmp, which makes no system call.
 struct Thread : Fiber {
   State state;
+  bool started;
   ucontext_t context;
+  jmp_buf place;
   std::unique_ptr<char[]> stack;
 };
 
 std::vector<std::unique_ptr<Thread>> threads;
 std::vector<unsigned long long> slots[2];
 Thread* running;
-ucontext_t scheduler;
+jmp_buf scheduler;
 std::function<void()> body;
 std::mt19937 order;
 
 void leave(State state) {
   running->state = state;
-  swapcontext(&running->context, &scheduler);
+  if (_setjmp(running->place) == 0) _longjmp(scheduler, 1);
+}
+
+// Runs a fiber until it leaves.
+void resume(Thread& thread) {
+  running = &thread;
+  if (_setjmp(scheduler) != 0) return;
+  if (thread.started) _longjmp(thread.place, 1);
+  thread.started = true;
+  setcontext(&thread.context);
 }
 
 void enter() {
@@ -42,6 +55,12 @@ void enter() {
 // Lets on those who wait for what has come about; false where nobody can go on.
 bool release(unsigned n) {
   bool any = false;
+  for (unsigned t = 0; t < n; ++t) {
+    if (threads[t]->state != State::kHeldUp) continue;
+    threads[t]->state = State::kReady;
+    any = true;
+  }
+  if (any) return true;
   for (unsigned warp = 0; warp < n; warp += 32) {
     const unsigned end = std::min(n, warp + 32);
     bool all = true;
@@ -59,31 +78,34 @@ bool release(unsigned n) {
       any = true;
     }
   }
+  forget_accesses();
   return any;
 }
 
 // False where threads wait for each other, or for ones that are gone.
-bool run_block(Index block, unsigned n) {
+bool run_block(Index block, Index grid, unsigned n) {
   for (unsigned t = 0; t < n; ++t) {
     Thread& thread = *threads[t];
     thread.thread = {t, 0, 0};
     thread.block = block;
+    thread.grid = grid;
     thread.lane = static_cast<int>(t % 32);
     thread.warp_operations = 0;
     thread.state = State::kReady;
+    thread.started = false;
     getcontext(&thread.context);
     thread.context.uc_stack.ss_sp = thread.stack.get();
     thread.context.uc_stack.ss_size = kStack;
     thread.context.uc_link = nullptr;
     makecontext(&thread.context, enter, 0);
   }
+  forget_accesses();
   std::vector<unsigned> turns(n);
   for (unsigned t = 0; t < n; ++t) turns[t] = t;
   do {
     std::shuffle(turns.begin(), turns.end(), order);
     for (const unsigned t : turns) {
-      running = threads[t].get();
-      while (running->state == State::kReady) swapcontext(&scheduler, &running->context);
+      if (threads[t]->state == State::kReady) resume(*threads[t]);
     }
   } while (release(n));
   for (unsigned t = 0; t < n; ++t) {
@@ -101,13 +123,16 @@ struct Arguments {
 Fiber& current() { return *running; }
 void wait_for_block() { leave(State::kAtBlock); }
 void wait_for_warp() { leave(State::kAtWarp); }
+void hold_up() { leave(State::kHeldUp); }
+bool chance(unsigned one_in) { return order() % one_in == 0; }
 unsigned long long* warp_slots(unsigned parity) {
   return &slots[parity][running->thread.x / 32 * 32];
 }
 
 }  // namespace cuda_on_cpu
 
-// Runs kernel `name` of this library; 0, or 1 where there is none of that name, or 2 at a deadlock.
+// Runs kernel `name` of this library; 0, or 1 where there is none of that name, 2 at a deadlock, 3
+// where two warps raced for a word of shared memory.
 extern "C" int run_kernel(const char* name, unsigned grid_x, unsigned grid_y, unsigned n,
                           const char* bytes, size_t size, unsigned seed) {
   using namespace cuda_on_cpu;
@@ -128,8 +153,8 @@ extern "C" int run_kernel(const char* name, unsigned grid_x, unsigned grid_y, un
   body = [&] { kernel(arguments); };
   for (unsigned y = 0; y < grid_y; ++y) {
     for (unsigned x = 0; x < grid_x; ++x) {
-      if (!run_block({x, y, 0}, n)) return 2;
+      if (!run_block({x, y, 0}, {grid_x, grid_y, 1}, n)) return 2;
     }
   }
-  return 0;
+  return race_seen() ? 3 : 0;
 }

@@ -234,7 +234,7 @@ def test_the_stand_in_finds_an_array_that_is_written_again_too_early(monkeypatch
 
     V, codes, wrong = 9000, [], 0
     monkeypatch.setattr(cuda, "_processors", lambda device: FEW)
-    for seed in range(8):
+    for seed in range(20):
         launch = lambda device, *call, seed=seed: codes.append(run(library, *call, seed))  # noqa: E731
         monkeypatch.setattr(cuda, "launch", launch)
         logits, rows = torch.zeros(1, V), rows_for(1, V)  # ties: the block searches the row
@@ -243,7 +243,7 @@ def test_the_stand_in_finds_an_array_that_is_written_again_too_early(monkeypatch
             logits, **rows, banned_ids=None, top_k=8, temperature=1.0, gradient_scale=1.0
         )
         wrong += not torch.allclose(logits.double(), want, rtol=1e-5, atol=1e-6)
-    assert codes == [RACE] * 8 and wrong > 0
+    assert codes == [RACE] * 20 and wrong > 0, wrong
 
 
 @settings(max_examples=60, deadline=None)

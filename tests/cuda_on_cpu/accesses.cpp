@@ -20,7 +20,9 @@ extern char _end[] __attribute__((visibility("hidden")));
 namespace cuda_on_cpu {
 namespace {
 
-constexpr unsigned kHoldUpOneIn = 64;
+// How seldom a fiber is held up; drawn anew for each block. A warp needs all its lanes to go on, so
+// that only seldom hold-ups let one warp run far ahead of another.
+unsigned hold_up_one_in = 1024;
 enum class Kind { kRead, kWrite, kAtomic };
 
 // The warps, one bit each, that have used a word of shared memory since the last barrier.
@@ -33,7 +35,7 @@ bool raced;
 void use(const void* address, size_t bytes, Kind kind) {
   const char* first = static_cast<const char*>(address);
   if (first < __bss_start || first >= _end) return;
-  if (chance(kHoldUpOneIn)) hold_up();
+  if (chance(hold_up_one_in)) hold_up();
   words.resize((_end - __bss_start) / 4 + 1);
   const uint32_t mine = 1u << (current().thread.x / 32);
   for (size_t w = (first - __bss_start) / 4; w <= (first + bytes - 1 - __bss_start) / 4; ++w) {
@@ -52,6 +54,10 @@ void use(const void* address, size_t bytes, Kind kind) {
 }  // namespace
 
 void note_atomic(const void* address) { use(address, 4, Kind::kAtomic); }
+void draw_hold_ups() {
+  hold_up_one_in = 64;
+  while (hold_up_one_in < 65536 && !chance(4)) hold_up_one_in *= 4;
+}
 void forget_accesses() { words.assign(words.size(), Word{}); }
 bool race_seen() {
   const bool seen = raced;

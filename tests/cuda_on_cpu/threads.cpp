@@ -55,18 +55,18 @@ void enter() {
 // Lets on those who wait for what has come about; false where nobody can go on.
 bool release(unsigned n) {
   bool any = false;
-  for (unsigned t = 0; t < n; ++t) {
-    if (threads[t]->state != State::kHeldUp) continue;
-    threads[t]->state = State::kReady;
-    any = true;
-  }
-  if (any) return true;
   for (unsigned warp = 0; warp < n; warp += 32) {
     const unsigned end = std::min(n, warp + 32);
     bool all = true;
     for (unsigned t = warp; t < end; ++t) all &= threads[t]->state == State::kAtWarp;
     for (unsigned t = warp; all && t < end; ++t) threads[t]->state = State::kReady;
     any |= all;
+  }
+  if (any) return true;
+  for (unsigned t = 0; t < n; ++t) {  // after everybody else has gone as far as possible
+    if (threads[t]->state != State::kHeldUp) continue;
+    threads[t]->state = State::kReady;
+    any = true;
   }
   if (any) return true;
   for (unsigned t = 0; t < n; ++t) {
@@ -100,6 +100,7 @@ bool run_block(Index block, Index grid, unsigned n) {
     makecontext(&thread.context, enter, 0);
   }
   forget_accesses();
+  draw_hold_ups();
   std::vector<unsigned> turns(n);
   for (unsigned t = 0; t < n; ++t) turns[t] = t;
   do {

@@ -25,6 +25,7 @@ void wait_for_block();
 void wait_for_warp();
 void hold_up();             // lets every other fiber of the block go as far as it can
 bool chance(unsigned one_in);  // drawn from the seed of the run
+void draw_hold_ups();  // accesses.cpp: at a block's start, how often fibers are held up in it
 // accesses.cpp: forgets what it has seen, at a block's start and after each of its barriers.
 void forget_accesses();
 bool race_seen();  // since the last call

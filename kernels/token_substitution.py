@@ -225,7 +225,8 @@ def substitute_rows(
     row = logits + m * row_stride
     target = tl.load(targets + m)
     known = (target >= 0) & (target < V)
-    x_target = _load(row, bias, tl.where(known, target, 0), known)
+    target = tl.where(known | (target == _IGNORE_INDEX), target, -1).to(tl.int32)
+    x_target = _load(row, bias, target, known)
     # A mask that ends at a multiple of 16 leaves the accesses vectors of 16 bytes.
     whole = V // _TAIL * _TAIL
     v_tail = whole + tl.arange(0, _TAIL)
@@ -254,7 +255,6 @@ def substitute_rows(
     )
     if GRADIENT:
         tl.debug_barrier()  # until every thread has read what it needs of the row
-        target = target.to(tl.int32)
         scale = tl.where(broken | (known == 0), nan, gradient_scale / total)
         _second_sweep(row, bias, whole, target, shift, total, scale, W, LANES)
         g = _gradient(tail, v_tail, whole, V, target, shift, total, scale)

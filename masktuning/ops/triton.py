@@ -170,6 +170,7 @@ def substitution_launch(
         "BANNED": "none" if banned is None else "list" if N else "mask",
         "GRADIENT": gradient_scale != 0.0,
         "num_warps": _WARPS,
+        "maxnreg": 64,
         "enable_fp_fusion": False,
     }
     return Launch(_kernels("token_substitution").substitute_rows, M, arguments, options)

@@ -210,7 +210,7 @@ def _second_sweep(
 
 
 # Triton compiles a variant for integers that are 1 or multiples of 16 and for aligned pointers.
-# These arguments change from batch to batch or from chunk to chunk, and no vector is loaded through them.
+# These arguments change from batch to batch or from chunk to chunk; no vector is loaded by them.
 _ANY = "positions targets example_ids rng losses tokens input_ids lse V end BL L N".split()
 
 

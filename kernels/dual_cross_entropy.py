@@ -6,8 +6,12 @@ Shapes: B examples, C classes, M masked positions.
 import triton
 import triton.language as tl
 
+# Triton compiles a variant for integers that are 1 or multiples of 16 and for aligned pointers.
+# These arguments change from batch to batch.
+_ANY = "losses logits labels denominators M B C ignore_index".split()
 
-@triton.jit
+
+@triton.jit(do_not_specialize=_ANY)
 def dual_cross_entropy(
     losses,
     logits,

@@ -34,7 +34,13 @@ def _ignore(positions, targets, begin, end, BLOCK: tl.constexpr):
         tl.store(targets + slots, _IGNORE_INDEX, mask=slots < end)
 
 
-@triton.jit
+# Triton compiles a variant for integers that are 1 or multiples of 16 and for aligned pointers.
+# These arguments change from batch to batch.
+_ANY = """input_ids maskable example_ids offsets rng replacement_ids masked_ids positions targets
+B L N M mask_token_id""".split()
+
+
+@triton.jit(do_not_specialize=_ANY)
 def sample_masks(
     input_ids,
     maskable,

@@ -1,10 +1,19 @@
-"""substitute_tokens in Triton: a program a row.
+"""substitute_tokens in Triton: one program per row, which goes over the row twice.
 
-`substitute_rows` holds a row of up to 8,192 logits in registers: one read, one write.
-`substitute_long_rows` goes over longer ones in tiles, twice; the second time from a cache.
+A tile of a row is [LANES, W]: W adjacent logits are 16 bytes, and a thread holds the same lanes of
+every tile. The first sweep keeps, per lane, the running maximum and sum of the softmax, and the
+largest logit that may be chosen; the lanes are combined once, after the last tile. The second sweep
+reads the row again, which a cache still has, and writes the gradient over it.
+
+Between the two, the largest allowed logits are taken from the lanes in descending order. A lane
+that has given its largest logit finds the next one in its column: what it holds of every tile.
+
+The tiles end at a multiple of 16, so that every access to them is a vector of 16 bytes whatever the
+size of the vocabulary. The up to 15 logits after it, the tail, are a vector of their own.
 
 Launched without fused multiply-adds, so that the draw rounds as on every back end.
-Shapes: M rows, V vocabulary, N banned ids, K candidates (as a power of two).
+Shapes: M rows, V vocabulary, N banned ids, K candidates (top_k rounded up to a power of two), W
+logits in 16 bytes, LANES lanes, TILES tiles of a row (rounded up to a power of two).
 """
 
 import triton
@@ -13,66 +22,125 @@ import triton.language as tl
 _SUBSTITUTION: tl.constexpr = tl.constexpr(1)  # stream of the counter contract
 _IGNORE_INDEX: tl.constexpr = tl.constexpr(-100)
 _NO_INDEX: tl.constexpr = tl.constexpr(2147483647)
+_LOWEST: tl.constexpr = tl.constexpr(-3.4028234663852886e38)  # of the finite float32
+_TAIL: tl.constexpr = tl.constexpr(16)
 _LOG2E: tl.constexpr = tl.constexpr(1.44269504)
 
 
 @triton.jit
-def _load(row, bias, v, V, limit, HAS_BIAS: tl.constexpr):
-    """Elements v of a row as float32, -inf past its end; rounded as a product with a bias is.
+def _exp(x):
+    return tl.exp2(x * _LOG2E)
 
-    Up to `limit` a row may be touched: a multiple of 16 keeps the accesses vectors of 16 bytes.
-    """
-    x = tl.load(row + v, mask=v < limit, other=-float("inf"))
-    if HAS_BIAS:
-        b = tl.load(bias + v, mask=v < V, other=0.0)
+
+@triton.jit
+def _exp_of_difference(x, higher):
+    """e^(x - higher); the bound keeps the product finite and matters only where e^ is 0 anyway."""
+    return _exp(tl.maximum(x - higher, -1000.0))
+
+
+@triton.jit
+def _load(row, bias, v, mask):
+    """Logits v of a row as float32, -inf outside the mask; rounded as a product with a bias is."""
+    x = tl.load(row + v, mask=mask, other=-float("inf"))
+    if bias is not None:
+        b = tl.load(bias + v, mask=mask, other=0.0)
         x = (x.to(tl.float32) + b.to(tl.float32)).to(x.dtype)
-    return tl.where(v < V, x.to(tl.float32), -float("inf"))
+    return x.to(tl.float32)
 
 
 @triton.jit
-def _allowed(x, v, V, banned, N):
-    """NaN, which has no order, and banned ids become -inf: never chosen."""
-    x = tl.where(x == x, x, -float("inf"))
-    for n in range(N):
-        x = tl.where(v == tl.load(banned + n), -float("inf"), x)
-    return x
+def _without_banned(x, mask, v, inside):
+    """The logits x at v, -inf where the mask [V] of the banned ids is set."""
+    return tl.where(tl.load(mask + v, mask=inside, other=1) != 0, -float("inf"), x)
 
 
 @triton.jit
-def _keep_largest(x, v, value, index, TOP_K: tl.constexpr, K: tl.constexpr):
-    """Puts the TOP_K largest of x into the list, where they precede what is there."""
-    slot = tl.arange(0, K)
-    for _ in range(TOP_K):
-        best = tl.max(x, 0)
-        at = tl.min(tl.where(x == best, v, _NO_INDEX), 0)
-        at = tl.where(best == -float("inf"), _NO_INDEX, at)
-        x = tl.where(v == at, -float("inf"), x)
-        # The last of the list: smallest value, and of equals the highest index.
-        worst = tl.min(value, 0)
-        last = tl.max(tl.where(value == worst, index, -1), 0)
-        place = tl.min(tl.where((value == worst) & (index == last), slot, K), 0)
-        better = (best > worst) | ((best == worst) & (at < last))
-        place = tl.where(better, place, K)
-        value = tl.where(slot == place, best, value)
-        index = tl.where(slot == place, at, index)
-    return value, index
+def _first_sweep(
+    row, bias, banned, whole, end, W: tl.constexpr, LANES: tl.constexpr, BANNED: tl.constexpr
+):
+    """Per lane: maximum and sum of the softmax, the largest allowed logit and its tile's start.
+
+    A NaN makes the sum NaN.
+    """
+    place = tl.arange(0, LANES)[:, None] * W + tl.arange(0, W)[None, :]
+    top = tl.full((LANES,), _LOWEST, tl.float32)
+    total = tl.zeros((LANES,), tl.float32)
+    value = tl.full((LANES,), -float("inf"), tl.float32)
+    tile = tl.zeros((LANES,), tl.int32)
+    for start in range(0, whole, LANES * W):
+        v = start + place
+        x = _load(row, bias, v, v < whole)
+        largest = tl.max(x, 1)
+        higher = tl.maximum(top, largest)
+        total = total * _exp_of_difference(top, higher) + tl.sum(_exp(x - higher[:, None]), 1)
+        top = higher
+        if BANNED == "mask":
+            x = _without_banned(x, banned, v, v < whole)
+            largest = tl.max(x, 1)
+        if start + LANES * W > end:
+            largest = tl.max(tl.where(v < end, x, -float("inf")), 1)
+        # Of equals the first tile stays, which has the lower ids.
+        tile = tl.where(largest > value, start, tile)
+        value = tl.maximum(value, largest)
+    return top, total, value, tile
 
 
 @triton.jit
-def _empty_list(TOP_K: tl.constexpr, K: tl.constexpr):
-    """Slots past TOP_K hold +inf, so that nothing replaces them."""
-    slot = tl.arange(0, K)
-    value = tl.where(slot < TOP_K, -float("inf"), float("inf"))
-    return value, tl.where(slot < TOP_K, _NO_INDEX, -1)
+def _choose(
+    row, bias, banned, N, whole, end, value, tile, tail, best,
+    W: tl.constexpr, LANES: tl.constexpr, TILES: tl.constexpr, BANNED: tl.constexpr,
+    LIST: tl.constexpr, TOP_K: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """The TOP_K largest allowed logits and their ids: value descending, id ascending.
+
+    `best` is the first of them. An id of a list `banned` is taken as any other, and left out.
+    """
+    lane, slot, place = tl.arange(0, LANES), tl.arange(0, K), tl.arange(0, TILES * W)
+    column = place // W * (LANES * W) + place % W
+    v_tail = whole + tl.arange(0, _TAIL)
+    if BANNED == "list":
+        n = tl.arange(0, LIST)
+        listed = tl.load(banned + n, mask=n < N, other=-1)
+    chosen_value = tl.full((K,), -float("inf"), tl.float32)
+    chosen = tl.zeros((K,), tl.int32)
+    found, at = 0, -1
+    before = float("inf")  # value of the last one taken, whose id is `at`
+    while (found < TOP_K) & (best > -float("inf")):
+        before_at = at
+        at = tl.min(tl.where(value == best, tile + lane * W, _NO_INDEX), 0)
+        if at == _NO_INDEX:
+            at = tl.min(tl.where(tail == best, v_tail, _NO_INDEX), 0)
+            tail = tl.where(v_tail == at, -float("inf"), tail)
+        else:
+            source = at // W % LANES
+            v = column + source * W
+            x = _load(row, bias, v, v < tl.minimum(whole, end))
+            if BANNED == "mask":
+                x = _without_banned(x, banned, v, v < whole)
+            # What the lane still has comes after the last one taken, in the order of the result.
+            left = (x < before) | ((x == before) & (v > before_at))
+            at = tl.min(tl.where(left & (x == best), v, _NO_INDEX), 0)
+            x = tl.where((x < best) | ((x == best) & (v > at)), x, -float("inf"))
+            following = tl.max(x, 0)
+            following_at = tl.min(tl.where(x == following, v, _NO_INDEX), 0)
+            value = tl.where(lane == source, following, value)
+            tile = tl.where(lane == source, following_at // (LANES * W) * (LANES * W), tile)
+        take = slot == found
+        if BANNED == "list":
+            take = take & (tl.max((listed == at).to(tl.int32), 0) == 0)
+        chosen_value = tl.where(take, best, chosen_value)
+        chosen = tl.where(take, at, chosen)
+        found += tl.sum(take.to(tl.int32), 0)
+        before = best
+        best = tl.maximum(tl.max(value, 0), tl.max(tail, 0))
+    return chosen_value, chosen
 
 
 @triton.jit
-def _draw(value, index, word, draw_scale, TOP_K: tl.constexpr, K: tl.constexpr):
+def _draw(value, index, word, draw_scale):
     """One of the list, by integer weights floor(2^24 * 2^y) and the 32-bit word."""
-    real = tl.arange(0, K) < TOP_K
-    best = tl.max(tl.where(real, value, -float("inf")), 0)
-    y = (value - best) * draw_scale
-    y = tl.where(real & (y > -25.0), y, -25.0)
+    y = (value - tl.max(value, 0)) * draw_scale
+    y = tl.where(y > -25.0, y, -25.0)
     whole = tl.floor(y)
     f = y - whole
     power = f * 0.00186699 + 0.00901733
@@ -81,13 +149,10 @@ def _draw(value, index, word, draw_scale, TOP_K: tl.constexpr, K: tl.constexpr):
     power = power * f + 0.6931513
     power = power * f + 1.0
     unit = ((whole.to(tl.int32) + 151) << 23).to(tl.float32, bitcast=True)  # 2^(whole + 24)
-    weight = tl.where(real, (power * unit).to(tl.int64), 0)
+    weight = (power * unit).to(tl.int64)
     point = (word * tl.sum(weight, 0)) >> 32
-    # Cumulative weight in the list's order, value descending and index ascending, without sorting.
-    v, i = value[None, :], index[None, :]
-    first = (v > value[:, None]) | ((v == value[:, None]) & (i <= index[:, None]))
-    cumulative = tl.sum(tl.where(first & real[None, :], weight[None, :], 0), 1)
-    hit = real & (cumulative > point) & (cumulative - weight <= point)
+    cumulative = tl.cumsum(weight, 0)
+    hit = (cumulative > point) & (cumulative - weight <= point)
     return tl.sum(tl.where(hit, index, 0), 0)
 
 
@@ -101,104 +166,97 @@ def _philox_word(position, L, example_ids, rng):
 
 
 @triton.jit
-def _write_row(
-    m, x_target, target, V, shift, total, broken, value, index, positions, example_ids, rng,
-    losses, tokens, input_ids, lse, BL, L, draw_scale, TOP_K: tl.constexpr, K: tl.constexpr,
+def _write_token(
+    m, value, index, positions, example_ids, rng, tokens, input_ids, BL, L, draw_scale,
+    TOP_K: tl.constexpr,
 ):  # fmt: skip
-    """Loss, log-sum-exp and token of row m."""
-    nan = float("nan")
-    log_total = tl.log(total)
-    known = (target >= 0) & (target < V)
-    loss = tl.where(broken | (known == 0), nan, log_total - (x_target - shift))
-    tl.store(losses + m, tl.where(target == _IGNORE_INDEX, 0.0, loss))
-    tl.store(lse + m, tl.where(broken, nan, log_total + shift))
+    """The token of row m: one of the candidates, or the original one where there is none."""
     position = tl.load(positions + m)
     written = (position >= 0) & (position < BL)
     place = tl.where(written, position, 0)
     token = tl.load(input_ids + place, mask=written, other=-1)
-    best = tl.max(tl.where(tl.arange(0, K) < TOP_K, value, -float("inf")), 0)
     if TOP_K == 1:
-        chosen = tl.min(tl.where(value == best, index, _NO_INDEX), 0)
+        chosen = tl.max(index, 0)
     else:
-        word = _philox_word(place, L, example_ids, rng)
-        chosen = _draw(value, index, word, draw_scale, TOP_K, K)
-    token = tl.where(written & (broken == 0) & (best > -float("inf")), chosen.to(tl.int64), token)
+        chosen = _draw(value, index, _philox_word(place, L, example_ids, rng), draw_scale)
+    found = tl.max(value, 0) > -float("inf")
+    token = tl.where(written & found, chosen.to(tl.int64), token)
     tl.store(tokens + m, token)
     tl.store(input_ids + place, token, mask=written)
 
 
 @triton.jit
-def _gradient(x, v, target, V, shift, total, broken, scale):
-    """(p - onehot) * scale; 0 for an ignored row, NaN for a broken one."""
-    e = tl.exp2((x - shift) * _LOG2E)
-    bad = broken | (target >= V) | (target < 0)
-    factor = tl.where(bad, float("nan"), scale / total)
-    g = tl.where(v == target, e - total, e) * factor
-    return tl.where((target == _IGNORE_INDEX) | (v >= V), 0.0, g)
+def _gradient(x, v, start, end, target, shift, total, scale):
+    """(p - onehot) * scale of the logits x at v, which lie in start..end."""
+    e = _exp(x - shift)
+    if (target >= start) & (target < end):
+        e = tl.where(v == target, e - total, e)
+    return e * scale
 
 
 @triton.jit
+def _second_sweep(
+    row, bias, whole, target, shift, total, scale, W: tl.constexpr, LANES: tl.constexpr
+):
+    """Puts the gradient in the place of the logits; 0 for an ignored row."""
+    place = tl.arange(0, LANES)[:, None] * W + tl.arange(0, W)[None, :]
+    for start in range(0, whole, LANES * W):
+        v = start + place
+        g = tl.zeros((LANES, W), tl.float32)
+        if target != _IGNORE_INDEX:
+            x = _load(row, bias, v, v < whole)
+            g = _gradient(x, v, start, start + LANES * W, target, shift, total, scale)
+        tl.store(row + v, g.to(row.dtype.element_ty), mask=v < whole)
+
+
+# Triton compiles a variant for integers that are 1 or multiples of 16 and for aligned pointers.
+# These arguments change from batch to batch or from chunk to chunk; no vector is loaded by them.
+_ANY = "positions targets example_ids rng losses tokens input_ids lse V end BL L N".split()
+
+
+@triton.jit(do_not_specialize=_ANY)
 def substitute_rows(
     logits, bias, positions, targets, example_ids, rng, banned, losses, tokens, input_ids, lse,
-    V, limit, row_stride, BL, L, N, draw_scale, gradient_scale,
-    TOP_K: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
-    HAS_BIAS: tl.constexpr, GRADIENT: tl.constexpr,
+    V, end, row_stride, BL, L, N, draw_scale, gradient_scale,
+    TOP_K: tl.constexpr, K: tl.constexpr, W: tl.constexpr, LANES: tl.constexpr,
+    TILES: tl.constexpr, BANNED: tl.constexpr, LIST: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64)
     row = logits + m * row_stride
     target = tl.load(targets + m)
-    v = tl.arange(0, BLOCK)
-    x = _load(row, bias, v, V, limit, HAS_BIAS)
-    x_target = tl.sum(tl.where(v == target, x, 0.0), 0)
-    finite = tl.where(x == x, x, -float("inf"))
-    top = tl.max(finite, 0)
-    shift = tl.where(top == -float("inf"), 0.0, top)
-    broken = (tl.sum((x != x).to(tl.int32), 0) > 0) | (top == float("inf"))
-    total = tl.sum(tl.exp2((finite - shift) * _LOG2E), 0)
-    value, index = _empty_list(TOP_K, K)
-    value, index = _keep_largest(_allowed(x, v, V, banned, N), v, value, index, TOP_K, K)
-    _write_row(
-        m, x_target, target, V, shift, total, broken, value, index, positions, example_ids, rng,
-        losses, tokens, input_ids, lse, BL, L, draw_scale, TOP_K, K,
-    )  # fmt: skip
-    if GRADIENT:
-        g = _gradient(x, v, target, V, shift, total, broken, gradient_scale)
-        tl.store(row + v, g.to(logits.dtype.element_ty), mask=v < limit)
+    known = (target >= 0) & (target < V)
+    target = tl.where(known | (target == _IGNORE_INDEX), target, -1).to(tl.int32)
+    x_target = _load(row, bias, target, known)
+    # A mask that ends at a multiple of 16 leaves the accesses vectors of 16 bytes.
+    whole = V // _TAIL * _TAIL
+    v_tail = whole + tl.arange(0, _TAIL)
+    tail = _load(row, bias, v_tail, v_tail < V)
+    top, total, value, tile = _first_sweep(row, bias, banned, whole, end, W, LANES, BANNED)
+    shift = tl.maximum(tl.max(top, 0), tl.max(tail, 0))
+    total = tl.sum(total * _exp_of_difference(top, shift), 0) + tl.sum(_exp(tail - shift), 0)
+    broken = (total != total) | (shift == float("inf"))
+    log_total = tl.log(total)
+    nan = float("nan")
+    loss = tl.where(broken | (known == 0), nan, log_total - (x_target - shift))
+    tl.store(losses + m, tl.where(target == _IGNORE_INDEX, 0.0, loss))
+    tl.store(lse + m, tl.where(broken, nan, log_total + shift))
 
-
-@triton.jit
-def substitute_long_rows(
-    logits, bias, positions, targets, example_ids, rng, banned, losses, tokens, input_ids, lse,
-    V, limit, row_stride, BL, L, N, draw_scale, gradient_scale,
-    TOP_K: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
-    HAS_BIAS: tl.constexpr, GRADIENT: tl.constexpr,
-):  # fmt: skip
-    m = tl.program_id(0).to(tl.int64)
-    row = logits + m * row_stride
-    target = tl.load(targets + m)
-    value, index = _empty_list(TOP_K, K)
-    shift, total, x_target, top, nans = 0.0, 0.0, 0.0, -float("inf"), 0
-    for start in range(0, V, BLOCK):
-        v = start + tl.arange(0, BLOCK)
-        x = _load(row, bias, v, V, limit, HAS_BIAS)
-        x_target += tl.sum(tl.where(v == target, x, 0.0), 0)
-        nans += tl.sum((x != x).to(tl.int32), 0)
-        finite = tl.where(x == x, x, -float("inf"))
-        higher = tl.maximum(top, tl.max(finite, 0))
-        next_shift = tl.where(higher == -float("inf"), 0.0, higher)
-        part = tl.sum(tl.exp2((finite - next_shift) * _LOG2E), 0)
-        # Nothing but -inf so far has no scale.
-        before = tl.where(total == 0.0, 0.0, total * tl.exp2((shift - next_shift) * _LOG2E))
-        total, shift, top = before + part, next_shift, higher
-        value, index = _keep_largest(_allowed(x, v, V, banned, N), v, value, index, TOP_K, K)
-    broken = (nans > 0) | (top == float("inf"))
-    _write_row(
-        m, x_target, target, V, shift, total, broken, value, index, positions, example_ids, rng,
-        losses, tokens, input_ids, lse, BL, L, draw_scale, TOP_K, K,
+    allowed = tl.where(v_tail < end, tail, -float("inf"))
+    if BANNED == "mask":
+        allowed = _without_banned(allowed, banned, v_tail, v_tail < V)
+    best = tl.maximum(tl.max(value, 0), tl.max(allowed, 0))
+    best = tl.where(broken, -float("inf"), best)
+    candidates, ids = _choose(
+        row, bias, banned, N, whole, end, value, tile, allowed, best,
+        W, LANES, TILES, BANNED, LIST, TOP_K, K,
     )  # fmt: skip
+    _write_token(
+        m, candidates, ids, positions, example_ids, rng, tokens, input_ids, BL, L, draw_scale, TOP_K
+    )
     if GRADIENT:
-        for start in range(0, V, BLOCK):
-            v = start + tl.arange(0, BLOCK)
-            x = _load(row, bias, v, V, limit, HAS_BIAS)
-            g = _gradient(x, v, target, V, shift, total, broken, gradient_scale)
-            tl.store(row + v, g.to(logits.dtype.element_ty), mask=v < limit)
+        tl.debug_barrier()  # until every thread has read what it needs of the row
+        scale = tl.where(broken | (known == 0), nan, gradient_scale / total)
+        _second_sweep(row, bias, whole, target, shift, total, scale, W, LANES)
+        g = _gradient(tail, v_tail, whole, V, target, shift, total, scale)
+        g = tl.where(target == _IGNORE_INDEX, 0.0, g)
+        tl.store(row + v_tail, g.to(row.dtype.element_ty), mask=v_tail < V)

@@ -104,6 +104,117 @@ def test_a_target_outside_the_vocabulary_shows():
     assert logits[:2].isnan().all() and logits[2].isfinite().all()
 
 
+def check_tokens(logits, top_k, banned=None, tokenizer_size=None):
+    """The tokens and the losses; the reference gets all that may not be put in as one list."""
+    V = logits.shape[1]
+    rows = rows_for(logits.shape[0], V)
+    losses, tokens, filled, _ = kernels.substitute_tokens(
+        logits, **rows, banned_ids=banned, top_k=top_k, temperature=1.0, gradient_scale=0.0,
+        tokenizer_size=tokenizer_size,
+    )  # fmt: skip
+    beyond = torch.arange(V if tokenizer_size is None else min(tokenizer_size, V), V)
+    all_banned = beyond if banned is None else torch.cat([banned, beyond]).unique()
+    with backend.use("reference"):
+        reference = substitute_tokens(logits, **rows, banned_ids=all_banned, top_k=top_k)
+    assert tokens.tolist() == reference.tokens.tolist()
+    assert torch.equal(filled, reference.input_ids)
+    expected = float64_losses(logits, rows["targets"])
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5, atol=1e-6)
+    return tokens
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of inf - inf
+@settings(max_examples=12, deadline=None)
+@given(
+    V=st.integers(1, 6000),
+    seed=st.integers(0, 10**6),
+    top_k=st.sampled_from([1, 3, 8, 64]),
+    levels=st.sampled_from([2, 50, 10**6]),
+    bans=st.sampled_from([0, 1, 20, 32, 33, 500]),
+    beyond=st.sampled_from([None, 0, 1, 17, 5000]),
+)
+def test_any_ties_and_bans(V, seed, top_k, levels, bans, beyond):
+    """Of few levels there are many ties; half of the banned ids are those of the largest logits."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(0, levels, (2, V), generator=generator) * (12.0 / levels)
+    order = logits[0].argsort(descending=True)
+    banned = torch.cat([order[: bans // 2], torch.randperm(V, generator=generator)[: bans // 2]])
+    size = None if beyond is None else max(V - beyond, 1)
+    check_tokens(logits, top_k, banned.unique() if bans else None, size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_largest_logits_in_one_lane_and_in_the_tail(dtype):
+    """A tile has 512 lanes of 16 bytes; what follows the last multiple of 16 is the tail."""
+    tile = 512 * 16 // dtype.itemsize
+    V = 5 * tile + 21
+    logits = torch.zeros(3, V, dtype=dtype)
+    column = torch.tensor([t * tile + 40 + w for t in range(5) for w in range(4)])
+    logits[0, column] = torch.arange(20.0, 0.0, -1.0).to(dtype)  # one lane, falling
+    logits[1, column] = 3.0  # one lane, tied, and tied with the tail
+    logits[1, -3:] = 3.0
+    logits[2, -5:] = torch.tensor([1.0, 9.0, 9.0, 2.0, 8.0], dtype=dtype)
+    logits[2, 7] = 9.0
+    for top_k in (8, 22):
+        check_tokens(logits, top_k)
+    assert check_tokens(logits, 1).tolist() == [40, 40, 7]
+    assert check_tokens(logits, 1, column[:6]).tolist() == [tile + 42, tile + 42, 7]
+    assert check_tokens(logits, 1, torch.tensor([7])).tolist() == [40, 40, V - 4]
+    check_tokens(logits, 8, column[1:18:2], V - 3)
+    check_tokens(logits, 8, torch.cat([column, torch.arange(100, 130)]), V - 2)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of inf - inf
+def test_nothing_to_put_in():
+    """Everything banned, or -inf wherever it is not: the original token stays."""
+    logits = make_logits(2, 70, torch.float32)
+    original = rows_for(2, 70)["input_ids"].flatten()[:2]
+    for tokenizer_size, top_k in ((0, 1), (0, 4)):
+        assert torch.equal(check_tokens(logits, top_k, None, tokenizer_size), original)
+    assert torch.equal(check_tokens(logits, 1, torch.arange(70)), original)
+    logits[:, 60:] = -torch.inf
+    logits[:, 12] = -1e30  # one finite logit that may be put in
+    keep = torch.tensor([v for v in range(60) if v != 12])
+    assert check_tokens(logits, 8, keep).tolist() == [12, 12]
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # NumPy's, of log(0)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of inf - inf
+def test_rows_of_the_lowest_logits():
+    """A row of -inf has no loss; one of the smallest finite numbers is a uniform distribution."""
+    logits = torch.full((2, 50), torch.finfo(torch.float32).min)
+    logits[1] = -torch.inf
+    rows = rows_for(2, 50)
+    losses, tokens, _, lse = kernels.substitute_tokens(
+        logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=0.0
+    )
+    assert losses[0].item() == pytest.approx(math.log(50), rel=1e-5) and losses[1].isnan()
+    assert lse[1] == -math.inf
+    assert tokens.tolist() == [0, rows["input_ids"].flatten()[1]]
+
+
+@pytest.mark.parametrize("V", [30, 4100])
+def test_nothing_outside_the_rows_is_touched(V):
+    """The bias ends with its last element and the rows end inside their stride."""
+    stride, poison = -(-V // 64) * 64, 12345.0
+    for dtype in (torch.float32, torch.float16):
+        storage = torch.full((3, stride), poison, dtype=dtype)
+        logits = storage[:2, :V]
+        logits.copy_(make_logits(2, V, dtype))
+        around = torch.full((V + 64,), math.nan, dtype=dtype)
+        around[:V] = make_logits(1, V, dtype, seed=9)[0]
+        rows = rows_for(2, V)
+        whole = logits.double() + around[:V].double()
+        expected = float64_losses(whole.to(dtype), rows["targets"])
+        losses, _, _, _ = kernels.substitute_tokens(
+            logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=1.0,
+            bias=around[:V],
+        )  # fmt: skip
+        np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5, atol=1e-6)
+        assert logits.abs().max() <= 1
+        assert (storage[:2, V:] == poison).all() and (storage[2] == poison).all()
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**63 - 1),

@@ -6,7 +6,6 @@ import math
 import os
 import sys
 from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from masktuning import run_folder
+from masktuning import __version__, run_folder
 from masktuning.config import UsageError, one_line
 from masktuning.data import load_texts
 from masktuning.demo import EMBEDDED
 from masktuning.encoding import EncodedSet, encode, length_limit
+from masktuning.installed import import_datasets
 from masktuning.methods import method_class
 from masktuning.metrics import SetResult
 from masktuning.model import MaskTuningModel
@@ -88,7 +88,7 @@ def run(options: Options, summary: bool = True) -> list[SetResult]:
         "task": options.task.name,
         "labels": options.task.labels,
         "base_model": options.model.model_name_or_path or "the embedded checkpoint",
-        "version": version("masktuning"),
+        "version": __version__,
         "train_samples": examples,
         "steps": trainer.state.global_step,
         "selection": f"the best {args.metric_for_best_model} on dev"
@@ -139,6 +139,7 @@ def build_trainer(options: Options) -> tuple[MaskTuningTrainer, list[EncodedSet]
     Raises:
         UsageError: on data, a model or a back end that cannot be used.
     """
+    import_datasets()  # without it nothing can be tokenised: said before the model is loaded
     args, task = options.training, options.task
     try:
         backend.check(args.backend)

@@ -24,7 +24,6 @@ from masktuning.config import UsageError, one_line
 from masktuning.data import load_texts
 from masktuning.demo import EMBEDDED
 from masktuning.encoding import EncodedSet, encode, length_limit
-from masktuning.installed import import_datasets
 from masktuning.methods import method_class
 from masktuning.metrics import SetResult
 from masktuning.model import MaskTuningModel
@@ -139,7 +138,6 @@ def build_trainer(options: Options) -> tuple[MaskTuningTrainer, list[EncodedSet]
     Raises:
         UsageError: on data, a model or a back end that cannot be used.
     """
-    import_datasets()  # without it nothing can be tokenised: said before the model is loaded
     args, task = options.training, options.task
     try:
         backend.check(args.backend)

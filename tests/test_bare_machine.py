@@ -113,6 +113,22 @@ def test_a_small_training(checkout, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["eval_accuracy"] > 0.7
 
 
+def test_the_gpu_tests_themselves_run_on_stand_ins():
+    """Their own code, at least: a name that does not exist would show only on a GPU otherwise."""
+    tests = "cuda and (registered or dual or masks and 0 or broken and split and nan)"
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "cuda_stand_in"]
+    done = subprocess.run(
+        [sys.executable, *command, "tests/test_gpu.py", "-k", tests],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.stdout.split(" passed")[0].split()[-1] == "8" and "skipped" not in done.stdout
+
+
 def test_the_gpu_tests_are_collected(checkout):
     """With what gpu_check.sh asks for: they load without datasets, and are skipped here."""
     done = python(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py")

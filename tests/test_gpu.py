@@ -211,7 +211,7 @@ def test_a_graph_replays_with_another_seed(module_name):
     """Captured once; a new visit in `rng` gives the new visit's masks, tokens and losses."""
     input_ids, maskable, example_ids, offsets, _ = random_batch(3, 8, 64, 0.2)
     V, M = 30522, int(offsets[-1])
-    logits = torch.randn(M, V, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    logits = torch.randn(M, V, generator=torch.Generator().manual_seed(0)).cuda()
     rng = torch.tensor([7, 0], device="cuda")
     held = [t.cuda() for t in (input_ids, maskable, example_ids, offsets)]
     labels, counts = torch.zeros(8, dtype=torch.int64).cuda(), torch.tensor([5.0, 8.0]).cuda()
@@ -243,9 +243,9 @@ def test_a_graph_replays_with_another_seed(module_name):
 @pytest.mark.filterwarnings(TF32_NOTICE)
 def test_registered_for_compilation(module_name):
     rows = rows_for(8, 500, device="cuda")
-    generator = torch.Generator("cuda").manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     shapes = ((8, 32), (500, 32), (500,))
-    operands = [torch.randn(s, device="cuda", generator=generator).requires_grad_() for s in shapes]
+    operands = [torch.randn(s, generator=generator).cuda().requires_grad_() for s in shapes]
     with backend.use(module_name):
         torch.library.opcheck(
             torch.ops.masktuning.masked_lm_head.default,

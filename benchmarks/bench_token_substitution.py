@@ -5,6 +5,7 @@ Shapes: M masked positions, V vocabulary.
 
 import pytest
 import torch
+from row_peers import peers
 from row_work import implementations, make_rows
 from timing import half_dtype
 
@@ -20,7 +21,7 @@ def bench_substitute_tokens(benchmark, name, k, M, V):
     benchmark.group = f"substitute_tokens with gradient M={M} V={V} k={k}"
     dtype, device = (half_dtype(), "cuda") if GPU else (torch.float32, "cpu")
     logits, rows = make_rows(M, V, dtype, device)
-    work = implementations(logits, rows, k)
+    work = implementations(logits, rows, k) | peers(logits, rows, k)
     if name not in work:
         pytest.skip(f"{name} is not here")
     original = logits.clone()

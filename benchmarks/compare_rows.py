@@ -2,7 +2,8 @@
 
     python benchmarks/compare_rows.py benchmarks/results/rows_cpu.json
 
-The work of each side is that of bench_token_substitution.py, on fresh logits every round.
+The work of each side is that of bench_token_substitution.py, on fresh logits every round. Ours runs
+with several numbers of banned ids beside each other, eager PyTorch with those of BERT and RoBERTa.
 Shapes: M masked positions, V vocabulary.
 """
 
@@ -13,41 +14,51 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from row_work import implementations, make_rows
-from timing import environment
+from row_work import SPECIAL, Call, implementations, make_rows
+from timing import environment, write_json
 
 SHAPES = [(102, 30522), (512, 50265)]
+BANNED = (0, SPECIAL, 100, 900)
 ROUNDS = 40
 
 
-def compare(M: int, V: int, k: int) -> dict[str, float]:
-    """Median seconds of ours, eager and a copy of the same bytes, and the medians of the ratios."""
+def compare(M: int, V: int, k: int, rounds: int) -> dict[str, Any]:
+    """Median milliseconds of ours, eager and a copy of the same bytes, and medians of ratios."""
     logits, rows = make_rows(M, V)
     original = logits.clone()
-    work = implementations(logits, rows, k, peers=False)
-    sides = [work[name] for name in ("cpp", "eager", "copy")]
+    work = implementations(logits, rows, k)
+    sides = {"eager": work["eager"], "copy": work["copy"]}
+    for banned in BANNED:
+        rows = make_rows(M, V, banned=banned)[1]  # the same rows, but for the banned ids
+        sides[f"{banned} banned"] = implementations(logits, rows, k)["cpp"]
 
-    def seconds(side):
+    def seconds(side: Call) -> float:
         logits.copy_(original)
         start = time.perf_counter()
         side()
         return time.perf_counter() - start
 
-    for side in sides:
+    for side in sides.values():
         seconds(side)
-    rounds = [[seconds(side) for side in sides] for _ in range(ROUNDS)]
-    ours, theirs, copy = (statistics.median(r[i] for r in rounds) for i in range(3))
+    times = [{name: seconds(side) for name, side in sides.items()} for _ in range(rounds)]
+
+    def ratio(over: str, under: str) -> float:
+        return statistics.median(each[over] / each[under] for each in times)
+
+    ours = f"{SPECIAL} banned"
     return {
         "M": M,
         "V": V,
         "k": k,
-        "ours_ms": 1e3 * ours,
-        "eager_ms": 1e3 * theirs,
-        "copy_ms": 1e3 * copy,
-        "eager_over_ours": statistics.median(r[1] / r[0] for r in rounds),
-        "ours_over_copy": statistics.median(r[0] / r[2] for r in rounds),
+        "ours_ms": 1e3 * statistics.median(each[ours] for each in times),
+        "eager_ms": 1e3 * statistics.median(each["eager"] for each in times),
+        "copy_ms": 1e3 * statistics.median(each["copy"] for each in times),
+        "eager_over_ours": ratio("eager", ours),
+        "ours_over_copy": ratio(ours, "copy"),
+        "banned_over_none": {str(n): ratio(f"{n} banned", "0 banned") for n in BANNED if n},
     }
 
 
@@ -56,9 +67,7 @@ if __name__ == "__main__":
         "command": "python benchmarks/compare_rows.py",
         "dtype": "float32",
         **environment(),
-        "rows": [compare(M, V, k) for M, V in SHAPES for k in (1, 8)],
+        "rows": [compare(M, V, k, ROUNDS) for M, V in SHAPES for k in (1, 8)],
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text + "\n")
+    print(json.dumps(result, indent=1))
+    write_json(sys.argv[1] if len(sys.argv) > 1 else None, result)

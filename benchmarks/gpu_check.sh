@@ -1,15 +1,23 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in under 9 minutes: build, GPU tests, compute-sanitizer,
-# benchmarks, a training step and the demo.
+# Everything that only a GPU can show, in under 9 minutes: build, timings of the kernels and of a
+# training step, GPU tests, compute-sanitizer, a short training, other packages' timings.
 #
-#     bash benchmarks/gpu_check.sh OUTPUT_FOLDER
+#     bash benchmarks/gpu_check.sh OUTPUT_FOLDER            # all
+#     bash benchmarks/gpu_check.sh --quick OUTPUT_FOLDER    # timings and the short tests: 3 minutes
 #
-# OUTPUT_FOLDER gets a log a step, the results as JSON, and summary.json; the last lines say what
-# failed. Needs a torch with CUDA and the test extra: pip install -c constraints.txt ".[test]".
-# Liger-Kernel, cut-cross-entropy, quack and flash-attn are measured too where they are installed.
+# OUTPUT_FOLDER gets summary.json, the results as JSON and logs.tar.gz, kept up to date as the steps
+# end; the last lines printed say what failed. It runs from the checkout, installed or not, without
+# git and without network. Needs a torch with CUDA and most of the test extra (gpu_probe.py says
+# what is missing); pytest-xdist makes it faster. Liger-Kernel, quack and flash-attn are measured
+# too where they are installed.
 set -uo pipefail
+quick= limit=540
+if [ "${1:-}" = --quick ]; then
+  quick=yes limit=180
+  shift
+fi
 if [ $# != 1 ]; then
-  echo "usage: bash benchmarks/gpu_check.sh OUTPUT_FOLDER" >&2
+  echo "usage: bash benchmarks/gpu_check.sh [--quick] OUTPUT_FOLDER" >&2
   exit 2
 fi
 out=$1
@@ -18,78 +26,80 @@ out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0} PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
-python=$(command -v python || command -v python3)
-deadline=$((SECONDS + 530))
-names=() codes=() times=()
+python=$(command -v python3 || command -v python)
+logs=$(mktemp -d)
+trap 'rm -rf "$logs" "$out"/*.partial "$out"/.*.partial' EXIT
+deadline=$((SECONDS + limit))
+failed=()
 
-# step NAME SECONDS COMMAND...: its output to NAME.log, its exit status to the summary.
+# step NAME SECONDS COMMAND...: its output to NAME.log, its exit status to the summary. A step out
+# of time is interrupted as by Ctrl-C, so that pytest still writes its report, and killed 5 s later.
 step() {
   local name=$1 limit=$2 left=$((deadline - SECONDS)) started=$SECONDS code
   shift 2
   [ "$left" -lt "$limit" ] && limit=$left
   if [ "$limit" -le 5 ]; then
-    echo "no time was left" >"$out/$name.log"
+    echo "no time was left" >"$logs/$name.log"
     code=124
   else
-    timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1
+    timeout -s INT -k 5 "$limit" "$@" >"$logs/$name.log" 2>&1
     code=$?
   fi
-  names+=("$name") codes+=("$code") times+=("$((SECONDS - started))")
+  printf '%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - started))" >>"$logs/steps.tsv"
+  [ "$code" = 0 ] || failed+=("$name")
   echo "$name: $([ "$code" = 0 ] && echo passed || echo "FAILED ($code)") in $((SECONDS - started)) s"
+  "$python" benchmarks/gpu_summary.py "$logs" "$out"
 }
 
-# summary: what was run, how it ended and how long it took.
-summary() {
-  {
-    echo '{"steps": ['
-    for i in "${!names[@]}"; do
-      [ "$i" = 0 ] || echo ,
-      printf ' {"name": "%s", "exit": %s, "seconds": %s}' "${names[i]}" "${codes[i]}" "${times[i]}"
-    done
-    echo ']}'
-  } >"$out/summary.json"
-}
-
-step gpu 60 "$python" -c "import hypothesis, pybind11, pytest, pytest_benchmark, scipy, setuptools
-import torch, transformers; print(torch.__version__, torch.cuda.get_device_name())"
-if [ "${codes[0]}" != 0 ]; then
-  summary
-  echo "failed: no GPU to check, or a package is missing: $(tail -n 1 "$out/gpu.log")"
+step gpu 40 "$python" benchmarks/gpu_probe.py "$logs/machine.json"
+if [ "${#failed[@]}" != 0 ]; then
+  echo "failed: no GPU to check, or a package is missing: $(tail -n 1 "$logs/gpu.log")"
   exit 1
 fi
+cat "$logs/gpu.log"
 
-# Only our kernels are instrumented; without torch's allocator every tensor is an allocation.
+# Warnings of other packages must not fail a test here, whatever their versions; ours must.
+warnings="default
+error:.* runs on .*:RuntimeWarning
+error:masktuning_C has ABI:RuntimeWarning
+error:the compiled kernels are not kept:RuntimeWarning"
+pytest=("$python" -m pytest -q -p no:cacheprovider -o "filterwarnings=$warnings")
+parallel=()
+"$python" -c "import xdist" 2>/dev/null && parallel=(-n 8)
+
+# sanitize TOOL SECONDS TESTS: the small tests with our kernels instrumented, and no others. Every
+# tensor is an allocation of its own, without torch's allocator. sanitized.sh judges the outcome.
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 sanitize() {
-  local tool=$1 which=$2
-  step "$tool" 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" \
-    --error-exitcode 9 --kernel-regex 'kns=_rows_' --kernel-regex 'kns=sample_masks' \
-    --kernel-regex 'kns=dual_cross_entropy' \
-    "$python" -m pytest -q -x -p no:cacheprovider tests/test_gpu.py -k "$which"
+  step "$1" "$2" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 bash benchmarks/sanitized.sh "$1" \
+    "$sanitizer" "${pytest[@]}" -x tests/test_gpu.py -k "$3"
 }
 
-step build 90 "$python" setup.py build_ext --inplace
-step info 30 "$python" -m masktuning.info
-step rows 90 "$python" benchmarks/compare_gpu.py "$out/gpu.json"
-step small_tests 100 "$python" -m pytest -q -p no:cacheprovider --junitxml="$out/small_tests.xml" \
-  tests/test_gpu.py -k "not grid"
-sanitize memcheck "small and cuda"
-sanitize racecheck "small and cuda and not broken"
-sanitize initcheck "small and cuda and not broken"
+step build 70 "$python" setup.py build_ext --inplace
+step rows 75 "$python" benchmarks/compare_gpu.py "$out/gpu.json"
 step train_step 40 "$python" benchmarks/train_step.py "$out/train_step.json"
-step demo 60 "$python" -m masktuning.train --output_dir "$out/demo-$(date +%s)" --disable_tqdm true
-step grid 150 "$python" -m pytest -q -p no:cacheprovider --junitxml="$out/grid.xml" \
-  tests/test_gpu.py -k grid
-step benchmarks 60 "$python" -m pytest -q benchmarks --benchmark-only \
-  --benchmark-json="$out/benchmarks.json" --benchmark-columns=median,rounds
+step tests 70 "${pytest[@]}" "${parallel[@]}" --junitxml="$logs/tests.xml" tests/test_gpu.py \
+  -k "not grid"
+if [ -z "$quick" ]; then
+  sanitize memcheck 40 "small and cuda"
+  sanitize racecheck 40 "small and cuda and not broken"
+  sanitize initcheck 40 "small and cuda and not broken"
+  step grid 45 "${pytest[@]}" "${parallel[@]}" --junitxml="$logs/grid.xml" tests/test_gpu.py -k grid
+  step info 15 "$python" -m masktuning.info
+  step small_training 20 "$python" benchmarks/small_training.py "$out/small_training.json"
+  step peers 25 "$python" benchmarks/compare_gpu.py --peers "$out/peers.json"
+  if "$python" -c "import pytest_benchmark" 2>/dev/null; then
+    step head 15 "${pytest[@]}" benchmarks/bench_masked_lm_head.py --benchmark-only \
+      --benchmark-json="$out/head.json" --benchmark-columns=median,rounds
+  else
+    echo "head: not measured, pytest-benchmark is not installed"
+  fi
+fi
 
-summary
-failed=()
-for i in "${!names[@]}"; do [ "${codes[i]}" = 0 ] || failed+=("${names[i]}"); done
-grep -h '^MISSED' "$out/rows.log" 2>/dev/null
+grep -h '^MISSED' "$logs"/*.log
 if [ "${#failed[@]}" = 0 ]; then
   echo "all passed"
 else
-  echo "failed: ${failed[*]} (see $out/<name>.log)"
+  echo "failed: ${failed[*]} (see $out/summary.json and $out/logs.tar.gz)"
   exit 1
 fi

@@ -1,15 +1,18 @@
-"""How the GPU benchmarks take their times: device events, medians, a graph for what is short."""
+"""How the benchmarks take their times and keep them: events, medians, whole files."""
 
 from __future__ import annotations
 
+import json
+import os
 import platform
+import shutil
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,19 +77,53 @@ def copy_bytes_per_us() -> float:
 
 def environment() -> dict[str, Any]:
     """Hardware, versions and commit, for the head of a results file."""
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     facts = {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": git.stdout.strip() or None,
+        "commit": commit(),
     }
     if torch.cuda.is_available():
         facts |= {
             "gpu": torch.cuda.get_device_name(),
             "cuda": torch.version.cuda,
-            "triton": version("triton") if find_spec("triton") else None,
+            "triton": triton_version(),
+            "driver": driver_version(),
             "copy_TB_per_s": copy_bytes_per_us() / 1e6,
         }
     return facts
+
+
+def commit() -> str | None:
+    """The checkout's commit; None without git, or outside a repository."""
+    if not shutil.which("git"):
+        return None
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return git.stdout.strip() or None
+
+
+def triton_version() -> str | None:
+    if not find_spec("triton"):
+        return None
+    import triton
+
+    return str(triton.__version__)
+
+
+def driver_version() -> str | None:
+    """Of the NVIDIA driver; None where it does not tell."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True).stdout.split()
+    return found[0] if found else None
+
+
+def write_json(path: str | Path | None, content: Any) -> None:
+    """Writes a results file whole, so that a run which is cut off leaves the last one complete."""
+    if path is None:
+        return
+    partial = Path(f"{path}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)

@@ -2,14 +2,14 @@
 
     python benchmarks/train_step.py result.json            # a small model where there is no GPU
 
-Random weights and tokens. Alternating, median of the ratios to plain fine-tuning.
+Random weights and tokens. Alternating, median of the ratios to plain fine-tuning. The file is
+written anew after every round, so that a run which is cut off leaves what it had.
 Shapes: B examples, L tokens, M masked positions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
 import sys
 import time
@@ -21,7 +21,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).parent))
-from timing import environment, half_dtype
+from timing import environment, half_dtype, write_json
 
 from masktuning.methods.finetuning import Finetuning
 from masktuning.methods.mask_tuning import MaskTuning
@@ -95,21 +95,27 @@ def seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-if __name__ == "__main__":
-    steps = make_steps()
-    for call in steps.values():
-        for _ in range(3):
-            seconds(call)
-    rounds = [{name: seconds(call) for name, call in steps.items()} for _ in range(ROUNDS)]
-    rows = {
+def summary(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """By name, the median milliseconds and the median ratio to plain fine-tuning."""
+    return {
         name: {
             "ms": 1e3 * statistics.median(r[name] for r in rounds),
             "over_finetuning": statistics.median(r[name] / r["finetuning"] for r in rounds),
         }
-        for name in steps
+        for name in rounds[0]
     }
-    result = {"environment": environment(), "B": B, "L": L, "model": SIZE or "bert-base", **rows}
-    text = json.dumps(result, indent=1)
-    print(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    path = sys.argv[1] if len(sys.argv) > 1 else None
+    result = {"environment": environment(), "B": B, "L": L, "model": SIZE or "bert-base"}
+    steps = make_steps()
+    for call in steps.values():
+        for _ in range(3):
+            seconds(call)
+    rounds: list[dict[str, float]] = []
+    for _ in range(ROUNDS):
+        rounds.append({name: seconds(call) for name, call in steps.items()})
+        write_json(path, {**result, "rounds": len(rounds), **summary(rounds)})
+    for name, row in summary(rounds).items():
+        print(f"{name}: {row['ms']:.1f} ms, {row['over_finetuning']:.2f} of fine-tuning")

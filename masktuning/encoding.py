@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datasets import Dataset, config
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from masktuning.data import LabelledTexts
+from masktuning.installed import import_datasets, version_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +39,13 @@ def encode(
 
     Tokenised once: the result is kept in the datasets cache under a hash of texts, labels,
     tokenizer and length.
+
+    Raises:
+        UsageError: if the package `datasets` is not installed.
     """
+    datasets = import_datasets()
     rows = {f"text_{i}": column for i, column in enumerate(texts.texts)}
-    dataset = Dataset.from_dict(
+    dataset = datasets.Dataset.from_dict(
         {**rows, "labels": texts.labels, "example_id": list(range(len(texts)))}
     )
 
@@ -52,7 +58,7 @@ def encode(
             cut = [len(ids) > max_length for ids in tokenizer(*columns, verbose=False)["input_ids"]]
         return {**encoded, "truncated": cut}
 
-    cache = Path(config.HF_DATASETS_CACHE) / "masktuning"
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "masktuning"
     cache.mkdir(parents=True, exist_ok=True)
     key = _fingerprint(texts, tokenizer, max_length)
     encoded = dataset.map(
@@ -98,7 +104,7 @@ def _fingerprint(texts: LabelledTexts, tokenizer: Any, max_length: int) -> str:
         settings = {"vocabulary": tokenizer.get_vocab(), "init": repr(tokenizer.init_kwargs)}
     settings["class"] = type(tokenizer).__name__
     settings["inputs"] = [tokenizer.model_input_names, tokenizer.truncation_side, max_length]
-    settings["versions"] = [version(name) for name in ("tokenizers", "transformers")]
+    settings["versions"] = [version_of(name) for name in ("tokenizers", "transformers")]
     for part in (_ENCODING_VERSION, json.dumps(settings)):
         digest.update(part.encode() + b"\0")
     for column in texts.texts:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import torch.utils.data
-from datasets import Dataset
 
 
 class _Numbered(torch.utils.data.Dataset):
@@ -31,7 +31,9 @@ def with_example_ids(dataset: Any) -> Any:
     columns = getattr(dataset, "column_names", None) or ()
     if dataset is None or "example_id" in columns:
         return dataset
-    if isinstance(dataset, Dataset):
+    # Not imported here: `datasets` may be missing, and whoever has one of its tables imported it.
+    library = sys.modules.get("datasets")
+    if library is not None and isinstance(dataset, library.Dataset):
         return dataset.add_column("example_id", np.arange(len(dataset)))
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         return _Numbered(dataset)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
 from typing import Any
 
 from masktuning.command_line import run_command
 from masktuning.config import UsageError
+from masktuning.installed import version_of
+
+_PACKAGES = ("masktuning", "torch", "transformers", "datasets")
 
 
 def gather() -> dict[str, Any]:
@@ -23,7 +25,7 @@ def gather() -> dict[str, Any]:
     extension = backend.extension()
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("masktuning", "torch", "transformers", "datasets")},
+        **{name: version_of(name) for name in _PACKAGES},
         "threads": torch.get_num_threads(),
         "gpus": [_gpu(i) for i in range(torch.cuda.device_count())],
         "masktuning_C": dict(extension.build_info()) if extension else None,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -26,6 +25,9 @@ from masktuning.encoding import EncodedSet
 from masktuning.pretrained import LOADING_ERRORS, check_folder, check_language
 from masktuning.scoring import Scored, score_sets
 from masktuning.tasks import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class _Predictor(Trainer):

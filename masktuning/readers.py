@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from masktuning.config import UsageError, one_line
+from masktuning.installed import import_datasets
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +105,9 @@ def read_hub(
     Class labels become their names; `columns` renames columns.
 
     Raises:
-        UsageError: if it cannot be had, with the library's reason.
+        UsageError: if it cannot be had, with the library's reason, or without `datasets`.
     """
-    import datasets
-
+    datasets = import_datasets()
     try:
         rows = datasets.load_dataset(id, config, split=split, revision=revision)
     except (OSError, ValueError, RuntimeError) as error:

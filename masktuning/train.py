@@ -50,6 +50,7 @@ from masktuning.config import (
     UsageError,
     read_yaml,
 )
+from masktuning.installed import import_datasets
 from masktuning.own_task import own_task, with_eval_files
 from masktuning.tasks import Task, load_task, names
 
@@ -95,6 +96,7 @@ def main(argv: list[str]) -> None:
         build_parser(PROGRAM, __doc__ or "", groups, epilog).print_help()
         return
     options = read_options(argv)
+    import_datasets()  # said now, before a model is loaded or an earlier run removed
     from masktuning.dry_run import dry_run  # seconds of imports: after the cheap errors
     from masktuning.training_run import run
 

@@ -6,7 +6,6 @@ import math
 import os
 import sys
 from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from masktuning import run_folder
+from masktuning import __version__, run_folder
 from masktuning.config import UsageError, one_line
 from masktuning.data import load_texts
 from masktuning.demo import EMBEDDED
@@ -88,7 +87,7 @@ def run(options: Options, summary: bool = True) -> list[SetResult]:
         "task": options.task.name,
         "labels": options.task.labels,
         "base_model": options.model.model_name_or_path or "the embedded checkpoint",
-        "version": version("masktuning"),
+        "version": __version__,
         "train_samples": examples,
         "steps": trainer.state.global_step,
         "selection": f"the best {args.metric_for_best_model} on dev"

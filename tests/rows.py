@@ -33,14 +33,20 @@ def rows_for(M, V, seed=0, L=16, device="cpu"):
 
 
 def make_logits(M, V, dtype, seed=0, offset=0.0, aligned=True, device="cpu"):
-    """[M, V] with a padded row stride; misaligned by one element if not `aligned`."""
+    """[M, V] with a padded row stride; misaligned by one element if not `aligned`.
+
+    Made on the CPU and copied to a GPU in one piece. compute-sanitizer's initcheck takes memory as
+    initialised that the host copied or that an instrumented kernel wrote; torch's kernels are not
+    instrumented, so what they fill would count as uninitialised when ours reads it.
+    """
     generator = torch.Generator().manual_seed(seed)
     stride = -(-V // 64) * 64 if aligned else V
     shift = 0 if aligned else 1
-    storage = torch.zeros(M * stride + shift, dtype=dtype, device=device)
-    logits = storage[shift : shift + M * stride].view(M, stride)[:, :V]
-    logits.copy_(3 * torch.randn(M, V, generator=generator) + offset)
-    return logits
+    storage = torch.zeros(M * stride + shift, dtype=dtype)
+    place = slice(shift, shift + M * stride)
+    values = 3 * torch.randn(M, V, generator=generator) + offset
+    storage[place].view(M, stride)[:, :V] = values.to(dtype)
+    return storage.to(device)[place].view(M, stride)[:, :V]
 
 
 def float64_losses(logits, targets):

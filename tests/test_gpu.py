@@ -2,7 +2,10 @@
 
     CUDA_VISIBLE_DEVICES=0 python -m pytest tests/test_gpu.py
 
-Tests named small_* are what benchmarks/gpu_check.sh runs under compute-sanitizer.
+Tests named small_* are what benchmarks/gpu_check.sh runs under compute-sanitizer, where only our
+kernels are instrumented. Whatever these read is therefore made on the CPU and copied by .cuda() or
+.to(), without a change of dtype or layout on the way: initcheck takes such a copy as initialised,
+but knows nothing of what a kernel of torch wrote.
 Shapes: B examples, L tokens, M masked positions, H width, V vocabulary, C classes.
 """
 
@@ -117,10 +120,11 @@ def test_small_broken_row(name, dtype, bad):
     assert logits[[0, 1, 4]].isfinite().all()
 
 
-def test_small_masks(module_name):
-    """The reference, C++ and the GPU's kernels give the same masks, bit for bit."""
-    random = np.random.default_rng(0)
-    for trial in range(40):
+@pytest.mark.parametrize("part", range(4))  # Triton compiles for many sizes: shared by processes
+def test_small_masks(module_name, part):
+    """C++ and the GPU's kernels give the same masks, bit for bit."""
+    random = np.random.default_rng(part)
+    for trial in range(10 * part, 10 * part + 10):
         B, L = int(random.integers(1, 17)), int(random.integers(1, 700))
         input_ids, maskable, example_ids, offsets, _ = random_batch(trial, B, L, 0.2)
         rng = torch.tensor([int(random.integers(-(2**63), 2**63)), int(random.integers(2**32))])
@@ -207,7 +211,7 @@ def test_a_graph_replays_with_another_seed(module_name):
     """Captured once; a new visit in `rng` gives the new visit's masks, tokens and losses."""
     input_ids, maskable, example_ids, offsets, _ = random_batch(3, 8, 64, 0.2)
     V, M = 30522, int(offsets[-1])
-    logits = torch.randn(M, V, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    logits = torch.randn(M, V, generator=torch.Generator().manual_seed(0)).cuda()
     rng = torch.tensor([7, 0], device="cuda")
     held = [t.cuda() for t in (input_ids, maskable, example_ids, offsets)]
     labels, counts = torch.zeros(8, dtype=torch.int64).cuda(), torch.tensor([5.0, 8.0]).cuda()
@@ -239,9 +243,9 @@ def test_a_graph_replays_with_another_seed(module_name):
 @pytest.mark.filterwarnings(TF32_NOTICE)
 def test_registered_for_compilation(module_name):
     rows = rows_for(8, 500, device="cuda")
-    generator = torch.Generator("cuda").manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     shapes = ((8, 32), (500, 32), (500,))
-    operands = [torch.randn(s, device="cuda", generator=generator).requires_grad_() for s in shapes]
+    operands = [torch.randn(s, generator=generator).cuda().requires_grad_() for s in shapes]
     with backend.use(module_name):
         torch.library.opcheck(
             torch.ops.masktuning.masked_lm_head.default,
@@ -259,7 +263,7 @@ def test_registered_for_compilation(module_name):
                 0.6,
                 0.1,
                 -100,
-                name,
+                module_name,
             ),
         )
 

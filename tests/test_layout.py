@@ -22,7 +22,7 @@ LEVELS = [
     {"objective", "heads", "attention_mask"},
     {"methods"},  # names only
     {"config", "collator", "gradients", "metrics", "demo", "example_ids"},
-    {"tasks.schema"},
+    {"tasks.schema", "installed"},
     {
         "arguments",
         "command_line",

@@ -19,7 +19,7 @@ namespace {
 
 // Raised by one with every change of a signature below; masktuning/ops/backend.py names the number
 // that it was written for.
-constexpr int kAbi = 3;
+constexpr int kAbi = 4;
 
 template <typename T>
 T* pointer(uintptr_t address) {
@@ -66,14 +66,15 @@ int64_t sample_masks_by_threshold(uintptr_t input_ids, uintptr_t thresholds, uin
 
 void substitute(uintptr_t logits, int dtype, int64_t M, int64_t V, int64_t row_stride,
                 uintptr_t positions, uintptr_t targets, uintptr_t example_ids, uintptr_t rng,
-                uintptr_t banned_ids, int64_t N, int64_t L, int top_k, float draw_scale,
-                float gradient_scale, uintptr_t losses, uintptr_t tokens, uintptr_t input_ids,
-                uintptr_t lse, int threads) {
+                uintptr_t banned_ids, int64_t N, int64_t BL, int64_t L, int64_t tokenizer_size,
+                int top_k, float draw_scale, float gradient_scale, uintptr_t losses,
+                uintptr_t tokens, uintptr_t input_ids, uintptr_t lse, int threads) {
   py::gil_scoped_release release;
   substitute_tokens({pointer<void>(logits), static_cast<Dtype>(dtype), M, V, row_stride,
                      pointer<const int64_t>(positions), pointer<const int64_t>(targets),
                      pointer<const int64_t>(example_ids), pointer<const int64_t>(rng),
-                     pointer<const int64_t>(banned_ids), N, L, top_k, draw_scale, gradient_scale},
+                     pointer<const int64_t>(banned_ids), N, BL, L, tokenizer_size, top_k,
+                     draw_scale, gradient_scale},
                     threads,
                     {pointer<float>(losses), pointer<int64_t>(tokens),
                      pointer<int64_t>(input_ids), pointer<float>(lse)});

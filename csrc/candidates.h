@@ -15,13 +15,30 @@ struct Candidate {
   int64_t index;
 };
 
+// The ids that may not be substituted: a sorted list, and every id from `limit` on.
+struct BannedIds {
+  std::vector<int64_t> ids;
+  int64_t limit;
+
+  BannedIds(const int64_t* ids_N, int64_t N, int64_t limit_) : ids(ids_N, ids_N + N), limit(limit_) {
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+    // What reaches up to the limit extends it: padding rows may come as a list.
+    while (!ids.empty() && ids.back() >= limit - 1) {
+      limit = std::min(limit, ids.back());
+      ids.pop_back();
+    }
+  }
+
+  bool has(int64_t id) const {
+    return id >= limit || std::binary_search(ids.begin(), ids.end(), id);
+  }
+};
+
 // The k largest allowed values of a row, value descending, index ascending.
 class Largest {
  public:
-  Largest(const int64_t* banned_ids, int64_t N, int k)
-      : banned_(banned_ids, banned_ids + N), k_(static_cast<size_t>(k)) {
-    std::sort(banned_.begin(), banned_.end());
-  }
+  Largest(const BannedIds& banned, int k) : banned_(banned), k_(static_cast<size_t>(k)) {}
 
   // Looks at n values from `index` on, of which some reach tau. Indices come ascending, so of
   // equal values the earlier stays in front, and a row of ties costs one comparison a value.
@@ -29,7 +46,7 @@ class Largest {
     for (int64_t j = 0; j < n; ++j) {
       const float value = values[j];
       if (!(value >= tau) || (found.size() == k_ && !(value > found.back().value))) continue;
-      if (std::binary_search(banned_.begin(), banned_.end(), index + j)) continue;
+      if (banned_.has(index + j)) continue;
       if (found.size() == k_) found.pop_back();
       auto place = found.end();
       while (place != found.begin() && (place - 1)->value < value) --place;
@@ -40,7 +57,7 @@ class Largest {
   std::vector<Candidate> found;
 
  private:
-  std::vector<int64_t> banned_;
+  const BannedIds& banned_;
   size_t k_;
 };
 

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 namespace masktuning {
 
-void dual_cross_entropy(const DualInputs& in, float* terms_3, float* gradient_BC) {
+void dual_cross_entropy(const DualInputs& in, float* terms_4, float* gradient_BC) {
   double mlm_sum = 0.0;
   for (int64_t m = 0; m < in.M; ++m) mlm_sum += in.losses_M[m];
   const double labels = in.denominators_2[1];
@@ -19,6 +21,10 @@ void dual_cross_entropy(const DualInputs& in, float* terms_3, float* gradient_BC
     if (label == in.ignore_index) {
       std::fill(gradient, gradient + in.C, 0.0f);
       continue;
+    }
+    if (label < 0 || label >= in.C) {
+      throw std::invalid_argument("labels holds " + std::to_string(label) + ", outside the " +
+                                  std::to_string(in.C) + " classes");
     }
     const double max = *std::max_element(x, x + in.C);
     double sum = 0.0, shifted = 0.0;
@@ -38,9 +44,10 @@ void dual_cross_entropy(const DualInputs& in, float* terms_3, float* gradient_BC
   const double masked = in.denominators_2[0];
   const double mlm = masked > 0.0 ? mlm_sum / masked : mlm_sum * 0.0;
   const double classification = labels > 0.0 ? class_sum / labels : class_sum * 0.0;
-  terms_3[0] = static_cast<float>(in.alpha * mlm + (1.0 - in.alpha) * classification);
-  terms_3[1] = static_cast<float>(mlm);
-  terms_3[2] = static_cast<float>(classification);
+  terms_4[0] = static_cast<float>(in.alpha * mlm + (1.0 - in.alpha) * classification);
+  terms_4[1] = static_cast<float>(mlm);
+  terms_4[2] = static_cast<float>(classification);
+  terms_4[3] = static_cast<float>(masked > 0.0 ? 1.0 / masked : 0.0);
 }
 
 }  // namespace masktuning

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -128,8 +130,9 @@ MT_MULTIVERSION float exp_sum_only(float* x, int64_t V, float m, float tau, Larg
 template <typename T>
 class RowKernel {
  public:
-  RowKernel(const SubstitutionInputs& in, const SubstitutedTokens& out)
-      : in_(in), out_(out), banned_values_(in.N), top_(in.banned_ids_N, in.N, in.top_k) {}
+  RowKernel(const SubstitutionInputs& in, const BannedIds& banned, const SubstitutedTokens& out)
+      : in_(in), banned_(banned), out_(out), banned_values_(banned.ids.size()),
+        top_(banned, in.top_k) {}
 
   void run(int64_t m) {
     T* row = static_cast<T*>(in_.logits_MV) + m * in_.row_stride;
@@ -140,16 +143,17 @@ class RowKernel {
 
     // The largest allowed value, and one that the k largest allowed ones reach: the k-th largest
     // of the lanes' maxima, which are k values. Banned ids stay in the sum.
-    float banned_max = -kInfinity;
-    for (int64_t n = 0; n < in_.N; ++n) {
-      float& value = x[in_.banned_ids_N[n]];
+    float maxima[kLanes];
+    lane_maxima(x + banned_.limit, in_.V - banned_.limit, maxima);
+    float banned_max = *std::max_element(maxima, maxima + kLanes);
+    for (size_t n = 0; n < banned_values_.size(); ++n) {
+      float& value = x[banned_.ids[n]];
       banned_values_[n] = value;
       banned_max = std::max(banned_max, value);
+      value = -kInfinity;
     }
-    for (int64_t n = 0; n < in_.N; ++n) x[in_.banned_ids_N[n]] = -kInfinity;
-    float maxima[kLanes];
-    lane_maxima(x, in_.V, maxima);
-    for (int64_t n = 0; n < in_.N; ++n) x[in_.banned_ids_N[n]] = banned_values_[n];
+    lane_maxima(x, banned_.limit, maxima);
+    for (size_t n = 0; n < banned_values_.size(); ++n) x[banned_.ids[n]] = banned_values_[n];
     std::nth_element(maxima, maxima + (in_.top_k - 1), maxima + kLanes, std::greater<float>());
     const float tau = maxima[in_.top_k - 1];
     const float best = *std::max_element(maxima, maxima + in_.top_k);
@@ -214,6 +218,7 @@ class RowKernel {
   }
 
   const SubstitutionInputs& in_;
+  const BannedIds& banned_;
   const SubstitutedTokens& out_;
   std::vector<float> scratch_;
   std::vector<float> banned_values_;
@@ -222,15 +227,39 @@ class RowKernel {
 
 template <typename T>
 void run_rows(const SubstitutionInputs& in, int threads, const SubstitutedTokens& out) {
+  const BannedIds banned(in.banned_ids_N, in.N, std::min(in.tokenizer_size, in.V));
   parallel_rows(in.M, in.V, threads, [&](int64_t begin, int64_t end) {
-    RowKernel<T> kernel(in, out);
+    RowKernel<T> kernel(in, banned, out);
     for (int64_t m = begin; m < end; ++m) kernel.run(m);
   });
+}
+
+// The messages are those of masktuning/ops/token_substitution.py, which checks for the reference.
+void check_values(const SubstitutionInputs& in) {
+  const auto fail = [](const std::string& what) { throw std::invalid_argument(what); };
+  const std::string vocabulary = "the vocabulary of " + std::to_string(in.V);
+  for (int64_t m = 0; m < in.M; ++m) {
+    const int64_t target = in.targets_M[m], position = in.positions_M[m];
+    if (target != kIgnoreIndex && (target < 0 || target >= in.V)) {
+      fail("targets holds " + std::to_string(target) + ", outside " + vocabulary);
+    }
+    if (position >= in.BL) fail("positions must be below B * L = " + std::to_string(in.BL));
+    const int64_t before = m > 0 ? in.positions_M[m - 1] : 0;
+    if (m > 0 && position >= 0 && (before < 0 || position <= before)) {
+      fail("positions must ascend, as those of sample_masks do, with -1 at the end only");
+    }
+  }
+  for (int64_t n = 0; n < in.N; ++n) {
+    if (in.banned_ids_N[n] < 0 || in.banned_ids_N[n] >= in.V) {
+      fail("banned_ids must lie in " + vocabulary);
+    }
+  }
 }
 
 }  // namespace
 
 void substitute_tokens(const SubstitutionInputs& in, int threads, const SubstitutedTokens& out) {
+  check_values(in);
   switch (in.dtype) {
     case Dtype::kFloat32:
       return run_rows<float>(in, threads, out);

@@ -16,7 +16,8 @@ struct SubstitutionInputs {
   const int64_t* example_ids_B;
   const int64_t* rng_2;         // seed, visit
   const int64_t* banned_ids_N;  // null for none
-  int64_t N, L;
+  int64_t N, BL, L;
+  int64_t tokenizer_size;  // ids from here on are not substituted either
   int top_k;
   float draw_scale;      // log2(e) / temperature
   float gradient_scale;  // 0: the logits stay; else (p - onehot) * scale is written over them
@@ -32,6 +33,9 @@ struct SubstitutedTokens {
 // One read of each row (and one write, for the gradient): log-sum-exp, loss, the top_k largest,
 // the draw among them and the scatter into the text. Rows are split among threads; the order of
 // every sum is fixed, so the result is the same for any number of threads and any processor.
+//
+// Throws std::invalid_argument where a target, position or banned id is out of range, or positions
+// do not ascend; nothing is written then.
 void substitute_tokens(const SubstitutionInputs& in, int threads, const SubstitutedTokens& out);
 
 }  // namespace masktuning

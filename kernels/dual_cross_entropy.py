@@ -69,3 +69,5 @@ def dual_cross_entropy(
     tl.store(terms, (alpha * mlm_mean + (1.0 - alpha) * class_mean).to(tl.float32))
     tl.store(terms + 1, mlm_mean.to(tl.float32))
     tl.store(terms + 2, class_mean.to(tl.float32))
+    weight = tl.where(masked > 0, 1.0 / tl.where(masked > 0, masked, one), 0.0)  # d mlm / d losses
+    tl.store(terms + 3, weight.to(tl.float32))

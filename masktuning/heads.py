@@ -82,12 +82,14 @@ class MaskedLMHead(nn.Module):
         banned_ids: Tensor | None,
         top_k: int,
         temperature: float,
+        tokenizer_size: int | None,
     ) -> MaskedLMOutput:
         """Losses and predictions for the rows `hidden` [M, H]; see ops.masked_lm_head."""
-        rows = (input_ids, positions, targets, example_ids, rng, banned_ids, top_k, temperature)
+        rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
+        choice = (top_k, temperature, tokenizer_size)
         if not self.fused:
-            return masked_lm_head_from_logits(self.logits(hidden), *rows)
-        return masked_lm_head(self.transform(hidden), self.weight, self.bias, *rows)
+            return masked_lm_head_from_logits(self.logits(hidden), *rows, *choice)
+        return masked_lm_head(self.transform(hidden), self.weight, self.bias, *rows, *choice)
 
     @property
     def weight(self) -> Tensor:

@@ -24,6 +24,8 @@ class Perturbation:
     """[N] int64; None shows the mask everywhere, else BERT's 80/10/10."""
     banned_ids: Tensor | None = None
     """[N] int64, ids that are never put in."""
+    tokenizer_size: int | None = None
+    """Ids from here on, which the tokenizer does not have, are never put in either."""
     top_k: int = 1
     """1 puts in the argmax, more draws among the k most likely."""
     temperature: float = 1.0
@@ -90,6 +92,7 @@ def masked_lm_pass(
         perturbation.banned_ids,
         perturbation.top_k,
         perturbation.temperature,
+        perturbation.tokenizer_size,
     )
     return output, masked.targets
 
@@ -104,12 +107,12 @@ def perturbation_from(
     `corruption` is "mask" or "80-10-10"; random tokens are never special.
     """
     special = set(tokenizer.all_special_ids)
-    unused = range(len(tokenizer), vocab_size)
-    banned = sorted((special - {tokenizer.unk_token_id}) | set(unused))
+    banned = sorted(i for i in special - {tokenizer.unk_token_id} if i < vocab_size)
     plain = [i for i in range(min(len(tokenizer), vocab_size)) if i not in special]
     return Perturbation(
         mask_token_id=tokenizer.mask_token_id,
         replacement_ids=torch.tensor(plain) if corruption == "80-10-10" else None,
-        banned_ids=torch.tensor(banned),
+        banned_ids=torch.tensor(banned, dtype=torch.int64),
+        tokenizer_size=len(tokenizer),
         **settings,
     )

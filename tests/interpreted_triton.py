@@ -263,7 +263,8 @@ def test_dual_cross_entropy(M, B, C, alpha, smoothing, seed):
         losses.numpy(), logits.double().numpy(), labels.tolist(), (7.5, 3.0), smoothing
     )
     joint = alpha * mlm + (1 - alpha) * classification
-    assert terms.tolist() == pytest.approx([joint, mlm, classification], rel=1e-5, abs=1e-6)
+    want = [joint, mlm, classification, 1 / 7.5]
+    assert terms.tolist() == pytest.approx(want, rel=1e-5, abs=1e-6)
     exact = logits.double().requires_grad_()
     torch.nn.functional.cross_entropy(
         exact, labels, reduction="sum", label_smoothing=smoothing
@@ -276,11 +277,11 @@ def test_dual_cross_entropy_of_nothing_and_of_a_wrong_label():
     terms, gradient = kernels.dual_cross_entropy(
         torch.zeros(0), zeros, torch.tensor([-100, -100]), torch.zeros(2), 0.5, 0.0, -100
     )
-    assert terms.tolist() == [0, 0, 0] and not gradient.any()
+    assert terms.tolist() == [0, 0, 0, 0] and not gradient.any()
     terms, gradient = kernels.dual_cross_entropy(
         torch.ones(2), zeros, torch.tensor([3, 0]), torch.ones(2), 0.5, 0.0, -100
     )
-    assert terms.isnan().tolist() == [True, False, True]
+    assert terms.isnan().tolist() == [True, False, True, False]
     assert gradient.isnan().all(1).tolist() == [True, False]
 
 

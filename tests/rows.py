@@ -68,11 +68,22 @@ def float64_gradient(logits, targets):
 
 
 def check_kernel(
-    kernel, M, V, dtype, top_k, seed=0, offset=0.0, aligned=True, banned=None, device="cpu"
+    kernel,
+    M,
+    V,
+    dtype,
+    top_k,
+    seed=0,
+    offset=0.0,
+    aligned=True,
+    banned=None,
+    tokenizer_size=None,
+    device="cpu",
 ):
     """A back end's substitute_tokens against float64, and its tokens against the reference."""
     banned = None if banned is None else banned.to(device)
     rows = {**rows_for(M, V, seed, device=device), "banned_ids": banned, "top_k": top_k}
+    rows["tokenizer_size"] = tokenizer_size
     logits = make_logits(M, V, dtype, seed, offset, aligned, device)
     before = logits.clone()
     with backend.use("reference"):

@@ -48,13 +48,65 @@ def test_grid(V, dtype, processors):
     dtype=st.sampled_from(DTYPES),
     offset=st.sampled_from([0.0, 1e4, -1e4]),
     aligned=st.booleans(),
-    ban=st.sampled_from([0, 5, 200]),
+    ban=st.sampled_from([0, 5, 200, 900]),
+    share=st.sampled_from([None, 0.3, 0.99, 2.0]),
     processors=st.sampled_from([FEW, MANY]),
 )
-def test_any_shape(M, V, seed, top_k, dtype, offset, aligned, ban, processors):
+def test_any_shape(M, V, seed, top_k, dtype, offset, aligned, ban, share, processors):
     banned = torch.arange(0, V, 3)[:ban] if ban else None
+    size = None if share is None else max(1, int(share * V))
     with emulated(processors, seed):
-        check_kernel(cuda.substitute_tokens, M, V, dtype, top_k, seed, offset, aligned, banned)
+        check_kernel(
+            cuda.substitute_tokens, M, V, dtype, top_k, seed, offset, aligned, banned, size
+        )
+
+
+@pytest.mark.parametrize("processors", [FEW, MANY])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_largest_may_be_banned(dtype, processors):
+    """The 900 largest of each row banned: the next ones are found without searching the row."""
+    V = 9000
+    rows = rows_for(3, V)
+    logits = make_logits(3, V, dtype)
+    banned = logits[0].float().argsort(descending=True)[:900]
+    logits[1:] = logits[0]
+    with emulated(processors):
+        _, tokens, _, _ = cuda.substitute_tokens(
+            logits, **rows, banned_ids=banned, top_k=1, temperature=1.0, gradient_scale=0.0
+        )
+    allowed = logits[0].double()
+    allowed[banned] = -math.inf
+    assert tokens.tolist() == [int(allowed.argmax())] * 3
+
+
+@pytest.mark.parametrize("processors", [FEW, MANY])
+@pytest.mark.parametrize(
+    "positions",
+    [[0, 1, 2], [3, 40, 97], [0, 95, 99], [99, -1, -1], [5, -1, -1], [-1, -1, -1], [7, 8, 60]],
+    ids=str,
+)
+def test_the_rows_copy_the_text_between_them(positions, processors):
+    V = 6000
+    generator = torch.Generator().manual_seed(4)
+    input_ids = torch.randint(0, V, (5, 20), generator=generator)
+    rows = {
+        "input_ids": input_ids,
+        "positions": torch.tensor(positions),
+        "targets": torch.tensor([-100] * 3),
+        "example_ids": torch.arange(5),
+        "rng": torch.tensor([1, 2]),
+    }
+    logits = make_logits(3, V, torch.float32)
+    with emulated(processors):
+        _, tokens, filled, _ = cuda.substitute_tokens(
+            logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=0.0
+        )
+    want = input_ids.flatten().clone()
+    for m, position in enumerate(positions):
+        if position >= 0:
+            want[position] = logits[m].argmax()
+    assert torch.equal(filled.flatten(), want)
+    assert [t == -1 for t in tokens.tolist()] == [p == -1 for p in positions]
 
 
 AWKWARD = {
@@ -360,12 +412,12 @@ def test_a_label_outside_the_classes_and_nothing_counted():
         terms, gradient = cuda.dual_cross_entropy(
             torch.ones(2), zeros, torch.tensor([3, 0]), torch.ones(2), 0.5, 0.0, -100
         )
-        assert terms.isnan().tolist() == [True, False, True]
+        assert terms.isnan().tolist() == [True, False, True, False]
         assert gradient.isnan().all(1).tolist() == [True, False]
         terms, gradient = cuda.dual_cross_entropy(
             torch.zeros(0), zeros, torch.tensor([-100, -100]), torch.zeros(2), 0.5, 0.0, -100
         )
-    assert terms.tolist() == [0, 0, 0] and not gradient.any()
+    assert terms.tolist() == [0, 0, 0, 0] and not gradient.any()
 
 
 @pytest.mark.parametrize("processors", [FEW, MANY])

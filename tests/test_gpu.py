@@ -81,7 +81,7 @@ def test_small_rows(name, V, dtype, aligned):
     for top_k, offset, ban in ((1, 0.0, 0), (8, 1e4, 5), (64, -1e4, 200)):
         banned = torch.arange(0, V, 3)[:ban] if ban else None
         check_kernel(
-            MODULES[name].substitute_tokens, 3, V, dtype, top_k, 1, offset, aligned, banned, "cuda"
+            MODULES[name].substitute_tokens, 3, V, dtype, top_k, 1, offset, aligned, banned, V - 3, "cuda"
         )
 
 
@@ -249,7 +249,7 @@ def test_registered_for_compilation(module_name):
     with backend.use(module_name):
         torch.library.opcheck(
             torch.ops.masktuning.masked_lm_head.default,
-            (*operands, *rows.values(), None, 2, 1.0, True, module_name),
+            (*operands, *rows.values(), None, 2, 1.0, None, True, module_name),
         )
         labels, counts = torch.tensor([0, 2]).cuda(), torch.ones(2).cuda()
         losses, logits = torch.rand(4).cuda(), torch.randn(2, 3).cuda()

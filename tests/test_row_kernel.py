@@ -44,10 +44,13 @@ def test_large_grid(M, V):
     offset=st.sampled_from([0.0, 1e4, -1e4]),
     aligned=st.booleans(),
     ban=st.booleans(),
+    share=st.sampled_from([None, 0.3, 0.99, 2.0]),
 )
-def test_any_shape(M, V, seed, top_k, dtype, offset, aligned, ban):
-    banned = torch.arange(0, V, 3) if ban else None
-    check_kernel(cpp.substitute_tokens, M, V, dtype, top_k, seed, offset, aligned, banned)
+def test_any_shape(M, V, seed, top_k, dtype, offset, aligned, ban, share):
+    # Twice each and in no order; the last of them reach up to the end of the vocabulary.
+    banned = torch.cat([torch.arange(0, V, 3), torch.arange(V - 1, -1, -3)]) if ban else None
+    size = None if share is None else max(1, int(share * V))
+    check_kernel(cpp.substitute_tokens, M, V, dtype, top_k, seed, offset, aligned, banned, size)
 
 
 def test_strided_and_transposed_logits():
@@ -243,7 +246,7 @@ def test_no_gradient_is_stored_without_a_need():
 def test_registered_for_compilation():
     operands = head_operands(4, 8, 50, torch.float32)
     rows = rows_for(4, 50)
-    arguments = (*operands, *rows.values(), None, 2, 1.0, True, "cpp")
+    arguments = (*operands, *rows.values(), None, 2, 1.0, None, True, "cpp")
     torch.library.opcheck(torch.ops.masktuning.masked_lm_head.default, arguments)
 
     def loss(*operands):

@@ -124,6 +124,19 @@ def test_banned_ids_stay_in_the_loss():
     assert torch.equal(everything.tokens, rows["targets"])
 
 
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_tokenizer_size_bans_every_id_from_there_on(top_k):
+    rows = rows_for(2, 7, 3)
+    logits = torch.tensor([[0.0, 1, 2, 3, 9, 8, 7]]).repeat(2, 1)
+    shorter = substitute_tokens(logits, **rows, top_k=top_k, tokenizer_size=4)
+    listed = substitute_tokens(logits, **rows, top_k=top_k, banned_ids=torch.tensor([4, 5, 6]))
+    assert torch.equal(shorter.tokens, listed.tokens) and bool((shorter.tokens < 4).all())
+    target = int(rows["targets"][0])
+    assert float(shorter.losses[0]) == pytest.approx(expected_loss(logits[0].numpy(), target))
+    more = substitute_tokens(logits, **rows, tokenizer_size=100)
+    assert more.tokens.tolist() == [4, 4]
+
+
 def expected_draw(row, k, temperature, position):
     """Integer draw: weights floor(2^24 * exp((x - max) / temperature)), chosen by word 0."""
     order = np.lexsort((np.arange(len(row)), -row))[:k]
@@ -237,6 +250,11 @@ def test_compiles_without_graph_breaks():
         ({"targets": torch.tensor([0, -1])}, "targets holds -1"),
         ({"targets": torch.tensor([0])}, r"targets must have shape \[2\]"),
         ({"positions": torch.tensor([0, 4])}, "positions must be below"),
+        ({"positions": torch.tensor([2, 0])}, "positions must ascend"),
+        ({"positions": torch.tensor([2, 2])}, "positions must ascend"),
+        ({"positions": torch.tensor([-1, 2])}, "positions must ascend"),
+        ({"tokenizer_size": 0}, "tokenizer_size must be at least 1"),
+        ({"banned_ids": torch.tensor([3, 7])}, "banned_ids must lie in the vocabulary of 7"),
         ({"top_k": 0}, "top_k must be in 1..64"),
         ({"top_k": 65}, "top_k must be in 1..64"),
         ({"temperature": 0.0}, "temperature must be above 0"),

@@ -12,21 +12,31 @@ struct DualArguments {
   const void* logits_BC;
   const i64* labels_B;
   const float* denominators_2;
-  float *terms_3, *gradient_BC;
+  float *terms_4, *gradient_BC;
   i64 M, B, C, ignore_index;
   double alpha, label_smoothing;
 };
 
-// The sum over the block, the same tree every time; thread 0 has it.
-__device__ __forceinline__ double block_sum(double value, double* shared) {
-  const int t = threadIdx.x;
-  shared[t] = value;
-  __syncthreads();
-  for (int width = kThreads / 2; width > 0; width /= 2) {
-    if (t < width) shared[t] += shared[t + width];
-    __syncthreads();
+// The sums of two numbers over the block, in the same order every time; thread 0 has them.
+__device__ __forceinline__ void block_sums(double* first, double* second) {
+  constexpr int kWarps = kThreads / kWarp;
+  __shared__ double firsts[kWarps], seconds[kWarps];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    *first += __shfl_xor_sync(kAllLanes, *first, step);
+    *second += __shfl_xor_sync(kAllLanes, *second, step);
   }
-  return shared[0];
+  if (lane == 0) {
+    firsts[warp] = *first;
+    seconds[warp] = *second;
+  }
+  __syncthreads();
+  *first = *second = 0.0;
+  for (int w = 0; w < kWarps; ++w) {
+    *first += firsts[w];
+    *second += seconds[w];
+  }
 }
 
 // Loss of example b, and its gradient divided by the number of labels.
@@ -62,23 +72,21 @@ __device__ __forceinline__ double example(const DualArguments& a, i64 b, float r
 
 template <typename T>
 __device__ __forceinline__ void dual(const DualArguments& a) {
-  __shared__ double shared[kThreads];
   const float masked = a.denominators_2[0], labels = a.denominators_2[1];
   double mlm = 0.0, classification = 0.0;
   for (i64 m = threadIdx.x; m < a.M; m += kThreads) mlm += a.losses_M[m];
   for (i64 b = threadIdx.x; b < a.B; b += kThreads) {
     classification += example<T>(a, b, labels > 0.0f ? __fdividef(1.0f, labels) : 0.0f);
   }
-  mlm = block_sum(mlm, shared);
-  __syncthreads();
-  classification = block_sum(classification, shared);
+  block_sums(&mlm, &classification);
   if (threadIdx.x != 0) return;
   // The fast division, here and above: an exact one is a call, for which registers spill.
   mlm = masked > 0.0f ? __fdividef((float)mlm, masked) : mlm * 0.0;
   classification = labels > 0.0f ? __fdividef((float)classification, labels) : classification * 0.0;
-  a.terms_3[0] = (float)(a.alpha * mlm + (1.0 - a.alpha) * classification);
-  a.terms_3[1] = (float)mlm;
-  a.terms_3[2] = (float)classification;
+  a.terms_4[3] = masked > 0.0f ? __fdividef(1.0f, masked) : 0.0f;
+  a.terms_4[0] = (float)(a.alpha * mlm + (1.0 - a.alpha) * classification);
+  a.terms_4[1] = (float)mlm;
+  a.terms_4[2] = (float)classification;
 }
 
 }  // namespace masktuning

@@ -26,10 +26,21 @@ def check_tensor(
     if tensor.dtype not in dtypes:
         wanted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
         raise ValueError(f"{name} must be {wanted}, not {str(tensor.dtype).removeprefix('torch.')}")
-    fits = len(tensor.shape) == len(shape) and all(
-        want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
-    )
-    if not fits:
+    have = tensor.shape
+    if have != tuple(shape) and not _fits(have, shape):
         raise ValueError(f"{name} must have shape {list(shape)}, not {list(tensor.shape)}")
     if tensor.device != device:
         raise ValueError(f"{name} is on {tensor.device}, input on {device}")
+
+
+def check_once_differentiable(op: str) -> None:
+    """Raises RuntimeError in a backward pass that is itself to be differentiated.
+
+    PyTorch's once_differentiable says the same, for 20 us of the host's time per call.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{op} can be differentiated once only (no create_graph=True)")
+
+
+def _fits(have: Sequence[int], want: Sequence[int]) -> bool:
+    return len(have) == len(want) and all(w in (-1, h) for w, h in zip(want, have, strict=True))

@@ -74,6 +74,7 @@ def substitute_tokens(
     top_k: int,
     temperature: float,
     gradient_scale: float,
+    tokenizer_size: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Losses [M], tokens [M], the filled ids [B, L] and log-sum-exps [M].
 
@@ -94,7 +95,9 @@ def substitute_tokens(
         logits.stride(0),
         *map(address, held),
         0 if banned_ids is None else banned_ids.shape[0],
+        input_ids.numel(),
         input_ids.shape[1],
+        V if tokenizer_size is None else tokenizer_size,
         min(top_k, V),
         draw_scale(temperature),
         gradient_scale,
@@ -113,8 +116,8 @@ def dual_cross_entropy(
     label_smoothing: float,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor]:
-    """{loss, mlm, classification} [3], and the classification term's gradient [B, C]."""
-    terms = torch.empty(3, dtype=torch.float32)
+    """{loss, mlm, classification, d mlm / d losses} [4], and d classification / d logits [B, C]."""
+    terms = torch.empty(4, dtype=torch.float32)
     held = contiguous(losses, logits.float(), labels, denominators.float())
     gradient_BC = torch.empty(logits.shape, dtype=torch.float32)
     module().dual_cross_entropy(

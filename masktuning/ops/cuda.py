@@ -175,8 +175,8 @@ def dual_cross_entropy(
     label_smoothing: float,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor]:
-    """{loss, mlm, classification} [3], and the classification term's gradient [B, C]."""
-    terms = losses.new_empty(3)
+    """{loss, mlm, classification, d mlm / d losses} [4], and d classification / d logits [B, C]."""
+    terms = losses.new_empty(4)
     held = contiguous(losses, logits, labels, denominators.float())
     gradient_BC = logits.new_empty(logits.shape, dtype=torch.float32)
     B, C = logits.shape

@@ -11,9 +11,14 @@ import struct
 import torch
 from torch import Tensor
 
+
+def _float32(x: float) -> float:
+    return struct.unpack("f", struct.pack("f", x))[0]
+
+
 # 2^f on [0, 1), degree 5, relative error below 2e-7; Horner with separately rounded product and
 # sum, so that every back end gets the same float32. The first coefficient makes 2^0 exactly 1.
-_EXP2 = (1.0, 0.6931513, 0.2401645, 0.05579971, 0.00901733, 0.00186699)
+_EXP2 = tuple(map(_float32, (1.0, 0.6931513, 0.2401645, 0.05579971, 0.00901733, 0.00186699)))
 _LOWEST_EXPONENT = -25.0  # 2^-25 of 2^24 rounds to weight 0
 
 
@@ -45,17 +50,26 @@ def draw_weights(values_MK: Tensor, temperature: float) -> Tensor:
 
     `values_MK` is float32, descending. Integers make the draw the same on every back end.
     """
-    # Two roundings, product after difference: no fused multiply-add can change the result.
-    y_MK = (values_MK - values_MK[:, :1]) * draw_scale(temperature)
+    y_MK = _rounded(_rounded(values_MK.double() - values_MK[:, :1]) * draw_scale(temperature))
     y_MK = y_MK.nan_to_num(nan=_LOWEST_EXPONENT).clamp(min=_LOWEST_EXPONENT)
     whole_MK = y_MK.floor()
-    f_MK = y_MK - whole_MK
+    f_MK = _rounded(y_MK - whole_MK)
     power_MK = torch.full_like(f_MK, _EXP2[-1])
-    for coefficient in reversed(_EXP2[:-1]):
-        power_MK = power_MK * f_MK + coefficient
-    return torch.ldexp(power_MK, whole_MK + 24).to(torch.int64)
+    for coefficient in _EXP2[-2::-1]:
+        power_MK = _rounded(_rounded(power_MK * f_MK) + coefficient)
+    # 2^24 * power is exact in float64, and so is the shift by `whole`, which is at most 0.
+    return (power_MK * 2.0**24).to(torch.int64) >> (-whole_MK).to(torch.int64)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """`x` rounded to float32, as float64.
+
+    One product or sum of float32 numbers in float64, rounded like this, is what float32 itself
+    gives, but torch.compile cannot fuse a product with the sum after it, which would round once.
+    """
+    return x.float().double()
 
 
 def draw_scale(temperature: float) -> float:
     """log2(e) / temperature, rounded to float32 as every back end uses it."""
-    return struct.unpack("f", struct.pack("f", math.log2(math.e) / temperature))[0]
+    return _float32(math.log2(math.e) / temperature)

@@ -1,5 +1,8 @@
 """The joint loss of Mask-tuning from row losses and classifier logits.
 
+torch.compile sees the kernels as a registered op. Eager PyTorch calls them through an autograd
+Function, since a registered op costs the host several times as much per call.
+
 Shapes: B examples, C classes, M masked positions.
 """
 
@@ -12,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from masktuning.ops import backend
-from masktuning.ops.checks import check_tensor
+from masktuning.ops.checks import check_once_differentiable, check_tensor
 from masktuning.ops.mask_sampling import IGNORE_INDEX
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -60,13 +63,18 @@ def dual_cross_entropy(
         classification = F.cross_entropy(logits_BC, labels_B, reduction="sum") / denominators[1]
         return alpha * mlm + (1 - alpha) * classification
     """
-    _check(losses, logits, labels, denominators, alpha, label_smoothing, ignore_index)
+    _check(losses, logits, labels, denominators, alpha, label_smoothing)
     kernels = backend.kernels_for("dual_cross_entropy", logits)
     if kernels and losses.dtype == torch.float32:
-        terms, _ = torch.ops.masktuning.dual_cross_entropy(
-            losses, logits, labels, denominators, alpha, label_smoothing, ignore_index, kernels
-        )
-        return DualLoss(*terms.unbind())
+        inputs = (losses, logits, labels, denominators)
+        settings = (alpha, label_smoothing, ignore_index, kernels)
+        if not torch.compiler.is_compiling():
+            if kernels != "cpp":  # which checks them itself
+                _check_labels(labels, logits.shape[1], ignore_index)
+            return DualLoss(*_Dual.apply(*inputs, *settings))
+        terms, _ = torch.ops.masktuning.dual_cross_entropy(*inputs, *settings)
+        return DualLoss(*terms[:3].unbind())
+    _check_labels(labels, logits.shape[1], ignore_index)
     # B x C numbers cost nothing in float64, and so round to what the C++ kernel returns.
     rows_B = F.cross_entropy(
         logits.double(),
@@ -97,7 +105,6 @@ def _check(
     denominators: Tensor,
     alpha: float,
     label_smoothing: float,
-    ignore_index: int,
 ) -> None:
     device = logits.device
     if logits.dim() != 2 or logits.shape[1] == 0:
@@ -111,10 +118,14 @@ def _check(
         raise ValueError(f"alpha must be in [0, 1], not {alpha}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
-    if device.type == "cpu" and not torch.compiler.is_compiling():
-        outside = (labels != ignore_index) & ((labels < 0) | (labels >= C))
-        if bool(outside.any()):
-            raise ValueError(f"labels holds {int(labels[outside][0])}, outside the {C} classes")
+
+
+def _check_labels(labels: Tensor, C: int, ignore_index: int) -> None:
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():  # a GPU would be waited for
+        return
+    outside = (labels != ignore_index) & ((labels < 0) | (labels >= C))
+    if bool(outside.any()):
+        raise ValueError(f"labels holds {int(labels[outside][0])}, outside the {C} classes")
 
 
 _LIBRARY = torch.library.Library("masktuning", "FRAGMENT")
@@ -154,23 +165,60 @@ def _fake(
     ignore_index: int,
     kernels: str,
 ) -> tuple[Tensor, Tensor]:
-    return losses.new_empty(3), logits.new_empty(logits.shape, dtype=torch.float32)
+    return losses.new_empty(4), logits.new_empty(logits.shape, dtype=torch.float32)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    losses, logits, _, denominators, alpha = inputs[:5]
+def _save(ctx: Any, inputs: tuple[Any, ...], weight: Tensor, gradient_BC: Tensor) -> None:
+    losses, logits, alpha = inputs[0], inputs[1], inputs[4]
     ctx.alpha, ctx.rows, ctx.dtype = alpha, losses.shape, logits.dtype
-    ctx.save_for_backward(denominators, output[1])
+    ctx.save_for_backward(weight, gradient_BC)
+
+
+def _gradients(
+    ctx: Any, joint: Tensor | None, mlm: Tensor | None, classification: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Gradients of losses [M] and logits [B, C] from those of the three terms."""
+    weight, gradient_BC = ctx.saved_tensors
+    of_mlm = _mixed(ctx.alpha, joint, mlm)
+    of_classification = _mixed(1 - ctx.alpha, joint, classification)
+    of_losses = of_logits = None
+    if ctx.needs_input_grad[0] and of_mlm is not None:
+        of_losses = (of_mlm * weight).expand(ctx.rows)
+    if ctx.needs_input_grad[1] and of_classification is not None:
+        of_logits = (of_classification * gradient_BC).to(ctx.dtype)
+    return of_losses, of_logits, *[None] * 6
+
+
+def _mixed(weight: float, joint: Tensor | None, own: Tensor | None) -> Tensor | None:
+    """The gradient of one term: its weight times the joint loss's, plus its own."""
+    if joint is None:
+        return own
+    return weight * joint if own is None else weight * joint + own
+
+
+class _Dual(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        terms, gradient_BC = _forward(*inputs)
+        *three, weight = terms.unbind()
+        _save(ctx, inputs, weight, gradient_BC)
+        ctx.set_materialize_grads(False)
+        return tuple(three)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        check_once_differentiable("dual_cross_entropy")
+        return _gradients(ctx, *grads)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _save(ctx, inputs, output[0].unbind()[3], output[1])
 
 
 def _backward(ctx: Any, grad_terms: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    denominators, gradient_BC = ctx.saved_tensors
-    joint, mlm, classification = grad_terms.unbind()
-    each = mean_over(ctx.alpha * joint + mlm, denominators[0])
-    of_logits = ((1 - ctx.alpha) * joint + classification) * gradient_BC
-    return each.expand(ctx.rows), of_logits.to(ctx.dtype), *[None] * 6
+    return _gradients(ctx, *grad_terms[:3].unbind())
 
 
 torch.library.register_autograd(
-    "masktuning::dual_cross_entropy", _backward, setup_context=_save, lib=_LIBRARY
+    "masktuning::dual_cross_entropy", _backward, setup_context=_setup_context, lib=_LIBRARY
 )

@@ -1,4 +1,7 @@
-"""The registered op behind `masked_lm_head`: one product, one pass over its rows, two products.
+"""The op behind `masked_lm_head`: one product, one pass over its rows, two products.
+
+torch.compile sees it as a registered op. Eager PyTorch calls the same two functions through an
+autograd Function, since a registered op costs the host several times as much per call.
 
 Shapes: B examples, L tokens, M masked positions, H width, V vocabulary.
 """
@@ -12,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from masktuning.ops import backend
+from masktuning.ops.checks import check_once_differentiable
 
 
 def gradient_scale(dtype: torch.dtype) -> float:
@@ -34,6 +38,7 @@ def _forward(
     banned_ids: Tensor | None,
     top_k: int,
     temperature: float,
+    tokenizer_size: int | None,
     train: bool,
     kernels: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -54,7 +59,9 @@ def _forward(
         torch.addmm(bias, hidden, weight.t(), out=logits_MV)
     rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
     scale = gradient_scale(hidden.dtype) if train else 0.0
-    outputs = module.substitute_tokens(logits_MV, *rows, top_k, temperature, scale, **late)
+    outputs = module.substitute_tokens(
+        logits_MV, *rows, top_k, temperature, scale, tokenizer_size=tokenizer_size, **late
+    )
     return *outputs, logits_MV if train else hidden.new_empty(0, V)
 
 
@@ -62,7 +69,7 @@ _LIBRARY = torch.library.Library("masktuning", "FRAGMENT")
 _LIBRARY.define(
     "masked_lm_head(Tensor hidden, Tensor weight, Tensor? bias, Tensor input_ids, "
     "Tensor positions, Tensor targets, Tensor example_ids, Tensor rng, Tensor? banned_ids, "
-    "int top_k, float temperature, bool train, str kernels) "
+    "int top_k, float temperature, int? tokenizer_size, bool train, str kernels) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 for _device in ("CPU", "CUDA"):
@@ -82,6 +89,7 @@ def _fake(
     banned_ids: Tensor | None,
     top_k: int,
     temperature: float,
+    tokenizer_size: int | None,
     train: bool,
     kernels: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -110,22 +118,32 @@ def _backward(ctx: Any, grad_losses: Tensor, *_: Any) -> tuple[Tensor | None, ..
     it has been multiplied by what is rounded anyway.
     """
     hidden, weight, stored_MV = ctx.saved_tensors
-    upstream_M = grad_losses.float() / gradient_scale(hidden.dtype)
+    upstream_M = grad_losses.float()
+    if (scale := gradient_scale(hidden.dtype)) != 1.0:
+        upstream_M = upstream_M / scale
     grad_hidden = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
         grad_hidden = ((stored_MV @ weight) * upstream_M[:, None]).to(hidden.dtype)
-    unit = _unit(upstream_M) if hidden.dtype == torch.float16 else 1.0
-    share_M = upstream_M / unit
+    unit = _unit(upstream_M) if hidden.dtype == torch.float16 else None
+    share_M = upstream_M if unit is None else upstream_M / unit
     if ctx.needs_input_grad[1]:
         small_MH = (hidden * share_M[:, None]).to(hidden.dtype)
         grad_weight = stored_MV.t() @ small_MH
-        grad_weight = grad_weight if isinstance(unit, float) else grad_weight * unit
+        grad_weight = grad_weight if unit is None else grad_weight * unit
     if ctx.has_bias and ctx.needs_input_grad[2]:
-        # The scale and what its rounding left out, as two columns.
-        rounded_M = share_M.to(hidden.dtype)
-        columns_M2 = torch.stack([rounded_M, (share_M - rounded_M).to(hidden.dtype)], 1)
-        grad_bias = ((stored_MV.t() @ columns_M2).float().sum(1) * unit).to(hidden.dtype)
-    return (grad_hidden, grad_weight, grad_bias, *[None] * 10)
+        if hidden.dtype == torch.float32:
+            grad_bias = stored_MV.t() @ share_M
+        else:
+            grad_bias = _bias_gradient(stored_MV, share_M, unit)
+    return (grad_hidden, grad_weight, grad_bias, *[None] * 11)
+
+
+def _bias_gradient(stored_MV: Tensor, share_M: Tensor, unit: Tensor | None) -> Tensor:
+    """The rows weighted and added up, in 16 bits: the weights and what their rounding left out."""
+    rounded_M = share_M.to(stored_MV.dtype)
+    columns_M2 = torch.stack([rounded_M, (share_M - rounded_M).to(stored_MV.dtype)], 1)
+    sums_V = (stored_MV.t() @ columns_M2).float().sum(1)
+    return (sums_V if unit is None else sums_V * unit).to(stored_MV.dtype)
 
 
 def _unit(upstream_M: Tensor) -> Tensor:
@@ -142,4 +160,25 @@ torch.library.register_autograd(
     "masktuning::masked_lm_head", _backward, setup_context=_save, lib=_LIBRARY
 )
 
-fused_masked_lm_head = torch.ops.masktuning.masked_lm_head
+
+class _FusedHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        ctx.mark_non_differentiable(*output[1:4])
+        ctx.set_materialize_grads(False)
+        return output[:4]
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        check_once_differentiable("masked_lm_head")
+        return (None,) * 14 if grad_losses is None else _backward(ctx, grad_losses)
+
+
+def fused_masked_lm_head(*inputs: Any) -> tuple[Tensor, ...]:
+    """Losses [M], tokens [M], filled ids [B, L] and log-sum-exps [M]; inputs as in the schema."""
+    if not torch.compiler.is_compiling():
+        return _FusedHead.apply(*inputs)
+    losses_M, tokens_M, filled_BL, lse_M, _ = torch.ops.masktuning.masked_lm_head(*inputs)
+    return losses_M, tokens_M, filled_BL, lse_M.detach()

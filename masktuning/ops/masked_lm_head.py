@@ -20,12 +20,15 @@ from masktuning.ops.token_substitution import (
     check_draw,
     check_rows,
     check_substitution,
+    check_values,
     fill_in,
     row_losses,
 )
 
 LOGITS_BYTES = 256 * 2**20
-"""Logits of more bytes than this are made a part of the rows at a time."""
+"""Logits of more bytes than this are made a part of the rows at a time on the CPU."""
+LOGITS_SHARE = 64
+"""On a GPU the bound is this part of its memory: 256 MiB of 16 GiB, 2.2 GiB of 141 GB."""
 
 
 class MaskedLMOutput(NamedTuple):
@@ -53,6 +56,7 @@ def masked_lm_head(
     banned_ids: Tensor | None = None,
     top_k: int = 1,
     temperature: float = 1.0,
+    tokenizer_size: int | None = None,
 ) -> MaskedLMOutput:
     """The decoder of a masked LM on the masked rows only: losses, predictions, perturbed text.
 
@@ -63,11 +67,12 @@ def masked_lm_head(
         hidden: [M, H] float, the transformed hidden states at the masked positions.
         weight: [V, H] float.
         bias: [V] float, or None.
-        input_ids, positions, targets, example_ids, rng, banned_ids, top_k, temperature: as in
-            `substitute_tokens`.
+        input_ids, positions, targets, example_ids, rng, banned_ids, top_k, temperature,
+            tokenizer_size: as in `substitute_tokens`.
 
-    Differentiable in hidden, weight and bias. Under autocast both operands are cast. Above
-    LOGITS_BYTES of logits the rows go in chunks, whose logits are made again for the gradient.
+    Differentiable in hidden, weight and bias. Under autocast both operands are cast. Logits of
+    more than LOGITS_BYTES (on a GPU: a LOGITS_SHAREth of its memory) are computed in chunks of
+    rows, and computed again for the gradient.
 
     Raises:
         ValueError: on a wrong dtype, shape or device, or a value out of range, naming the argument.
@@ -98,20 +103,31 @@ def masked_lm_head(
         if operand is not None:
             check_tensor(name, operand, hidden.dtype, operand.shape, hidden.device)
     kernels = backend.kernels_for("masked_lm_head", hidden)
+    choice = (top_k, temperature, tokenizer_size)
     if not kernels:
-        return masked_lm_head_from_logits(F.linear(hidden, weight, bias), *rows, top_k, temperature)
-    check_rows(*rows, hidden.shape[0], weight.shape[0], hidden.device)
-    check_draw(top_k, temperature)
+        return masked_lm_head_from_logits(F.linear(hidden, weight, bias), *rows, *choice)
+    check_rows(*rows, hidden.shape[0], hidden.device)
+    check_draw(*choice)
+    check_values(kernels, *rows, weight.shape[0])
     operands = (hidden, weight) if bias is None else (hidden, weight, bias)
     train = torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
-    M, V = hidden.shape[0], weight.shape[0]
-    chunk = max(1, LOGITS_BYTES // (V * hidden.element_size()))
-    if chunk < M:
-        return _in_chunks(chunk, hidden, weight, bias, rows, top_k, temperature, train, kernels)
-    losses_M, tokens_M, filled_BL, lse_M, _ = fused_masked_lm_head(
-        hidden, weight, bias, *rows, top_k, temperature, train, kernels
+    chunk = _rows_per_chunk(hidden, weight.shape[0])
+    if chunk < hidden.shape[0]:
+        return _in_chunks(chunk, hidden, weight, bias, rows, choice, train, kernels)
+    losses_M, tokens_M, filled_BL, lse_M = fused_masked_lm_head(
+        hidden, weight, bias, *rows, *choice, train, kernels
     )
-    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M.detach())
+    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M)
+
+
+def _rows_per_chunk(hidden: Tensor, V: int) -> int:
+    """M, or the size of the fewest chunks that keep to the bound, all of nearly that size."""
+    M = hidden.shape[0]
+    bound = LOGITS_BYTES
+    if hidden.device.type == "cuda":
+        bound = torch.cuda.get_device_properties(hidden.device).total_memory // LOGITS_SHARE
+    most = max(1, bound // (V * hidden.element_size()))
+    return M if most >= M else -(-M // -(-M // most))
 
 
 def _in_chunks(
@@ -120,17 +136,16 @@ def _in_chunks(
     weight: Tensor,
     bias: Tensor | None,
     rows: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None],
-    top_k: int,
-    temperature: float,
+    choice: tuple[int, float, int | None],
     train: bool,
     kernels: str,
 ) -> MaskedLMOutput:
-    """The head on `chunk` rows at a time; their logits are made again in the backward pass."""
+    """The head on `chunk` rows at a time; their logits are computed again in the backward pass."""
     filled_BL, positions, targets, *rest = rows
     parts = []
     for start in range(0, hidden.shape[0], chunk):
         part = slice(start, start + chunk)
-        losses, tokens, filled_BL, lse, _ = checkpoint(
+        losses, tokens, filled_BL, lse = checkpoint(
             fused_masked_lm_head,
             hidden[part],
             weight,
@@ -139,8 +154,7 @@ def _in_chunks(
             positions[part],
             targets[part],
             *rest,
-            top_k,
-            temperature,
+            *choice,
             train,
             kernels,
             use_reentrant=False,
@@ -148,7 +162,7 @@ def _in_chunks(
         )
         parts.append((losses, tokens, lse))
     losses_M, tokens_M, lse_M = (torch.cat(column) for column in zip(*parts, strict=True))
-    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M.detach())
+    return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M)
 
 
 def masked_lm_head_from_logits(
@@ -161,6 +175,7 @@ def masked_lm_head_from_logits(
     banned_ids: Tensor | None = None,
     top_k: int = 1,
     temperature: float = 1.0,
+    tokenizer_size: int | None = None,
 ) -> MaskedLMOutput:
     """`masked_lm_head` for a family whose decoder is not a plain linear layer.
 
@@ -177,14 +192,15 @@ def masked_lm_head_from_logits(
         tokens_M = logits_MV.argmax(1)                                       # top_k = 1
         return losses_M, tokens_M, input_ids.flatten().scatter(0, positions_M, tokens_M), lse_M
     """
-    check_substitution(
-        logits, input_ids, positions, targets, example_ids, rng, banned_ids, top_k, temperature
-    )
+    rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
+    choice = (top_k, temperature, tokenizer_size)
+    check_substitution(logits, *rows, *choice)
+    check_values("", *rows, logits.shape[1])
     # Autocast would run the sums in the same float32, but exp, log and sum ask it each time.
     with torch.autocast(logits.device.type, enabled=False):
         losses_M, lse_M = row_losses(logits, targets)
         with torch.no_grad():
             tokens_M, filled_BL = fill_in(
-                logits, input_ids, positions, example_ids, rng, banned_ids, top_k, temperature
+                logits, input_ids, positions, example_ids, rng, banned_ids, *choice
             )
     return MaskedLMOutput(losses_M, tokens_M, filled_BL, lse_M.detach())

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-_ABI = 3  # of masktuning_C; raised together with kAbi in csrc/bindings.cpp
+_ABI = 4  # of masktuning_C; raised together with kAbi in csrc/bindings.cpp
 
 
 @cache

@@ -43,6 +43,7 @@ def substitute_tokens(
     banned_ids: Tensor | None = None,
     top_k: int = 1,
     temperature: float = 1.0,
+    tokenizer_size: int | None = None,
 ) -> SubstitutedTokens:
     """Puts a token predicted by `logits` at each masked position and scores the original one.
 
@@ -52,19 +53,25 @@ def substitute_tokens(
     Args:
         logits: [M, V] float; rows may be strided.
         input_ids: [B, L] int64, the original tokens.
-        positions: [M] int64, b * L + t; -1 writes nothing.
+        positions: [M] int64, b * L + t in ascending order, as `sample_masks` gives them; -1, at
+            the end only, writes nothing.
         targets: [M] int64; -100 gives loss 0.
         example_ids: [B] int64.
         rng: [2] int64, seed and visit.
         banned_ids: [N] int64, ids that may not be put in (they stay in the loss).
         top_k: 1 takes the argmax (ties to the lower id), more draws among the k largest.
         temperature: divides the logits of the draw.
+        tokenizer_size: ids from here on may not be put in either, such as the embedding rows that
+            pad the vocabulary to a round number.
 
     A row with NaN or +inf gives a NaN loss and keeps its original token.
 
     Raises:
-        ValueError: on a wrong dtype, shape or device, a target outside the vocabulary (checked on
-            the CPU), V = 0, top_k outside 1..64 or temperature <= 0, naming the argument.
+        ValueError: on a wrong dtype, shape or device, V = 0, top_k outside 1..64, temperature <= 0
+            or tokenizer_size < 1, naming the argument. On the CPU also for a target or banned id
+            outside the vocabulary, and for positions outside the text or out of order; on a GPU,
+            where checking would wait for the device, such a target gives a NaN loss, and a row out
+            of order may keep its original token.
 
     Equivalent to::
 
@@ -72,20 +79,21 @@ def substitute_tokens(
         tokens_M = logits_MV.index_fill(1, banned_ids, -inf).argmax(1)       # top_k = 1
         return losses_M, tokens_M, input_ids.flatten().scatter(0, positions_M, tokens_M)
     """
-    check_substitution(
-        logits, input_ids, positions, targets, example_ids, rng, banned_ids, top_k, temperature
-    )
-    if kernels := backend.kernels_for("substitute_tokens", logits):
-        rows = logits if logits.stride(1) == 1 else logits.contiguous()
-        arguments = (rows, input_ids, positions, targets, example_ids, rng, banned_ids)
+    rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
+    choice = (top_k, temperature)
+    check_substitution(logits, *rows, *choice, tokenizer_size)
+    kernels = backend.kernels_for("substitute_tokens", logits)
+    check_values(kernels, *rows, logits.shape[1])
+    if kernels:
+        unit_MV = logits if logits.stride(1) == 1 else logits.contiguous()
         losses_M, tokens_M, filled_BL, lse_M = backend.module(kernels).substitute_tokens(
-            *arguments, top_k, temperature, gradient_scale=0.0
+            unit_MV, *rows, *choice, gradient_scale=0.0, tokenizer_size=tokenizer_size
         )
         return SubstitutedTokens(losses_M, tokens_M, filled_BL, lse_M)
     with torch.no_grad():
         losses_M, lse_M = row_losses(logits, targets)
         tokens_M, filled_BL = fill_in(
-            logits, input_ids, positions, example_ids, rng, banned_ids, top_k, temperature
+            logits, input_ids, positions, example_ids, rng, banned_ids, *choice, tokenizer_size
         )
     return SubstitutedTokens(losses_M, tokens_M, filled_BL, lse_M)
 
@@ -116,6 +124,7 @@ def fill_in(
     banned_ids: Tensor | None,
     top_k: int,
     temperature: float,
+    tokenizer_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The tokens [M] chosen from `logits`, and `input_ids` [B, L] with them in place."""
     L = input_ids.shape[1]
@@ -124,6 +133,9 @@ def fill_in(
         x_MV = x_MV.float()
     if banned_ids is not None:
         x_MV = x_MV.index_fill(1, banned_ids, -torch.inf)
+    if tokenizer_size is not None and tokenizer_size < x_MV.shape[1]:
+        padding_V = torch.arange(x_MV.shape[1], device=x_MV.device) >= tokenizer_size
+        x_MV = x_MV.masked_fill(padding_V, -torch.inf)
     written_M = positions >= 0
     flat_M = positions.clamp(min=0)
     best_M, tokens_M = largest(x_MV)
@@ -149,23 +161,25 @@ def check_substitution(
     banned_ids: Tensor | None,
     top_k: int,
     temperature: float,
+    tokenizer_size: int | None,
 ) -> None:
     """Raises ValueError naming the argument that does not fit; see `substitute_tokens`."""
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must be [M, V] with V > 0, not {list(logits.shape)}")
-    M, V = logits.shape
-    device = logits.device
-    check_tensor("logits", logits, FLOATS, (M, V), device)
-    check_rows(input_ids, positions, targets, example_ids, rng, banned_ids, M, V, device)
-    check_draw(top_k, temperature)
+    check_tensor("logits", logits, FLOATS, logits.shape, logits.device)
+    rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
+    check_rows(*rows, logits.shape[0], logits.device)
+    check_draw(top_k, temperature, tokenizer_size)
 
 
-def check_draw(top_k: int, temperature: float) -> None:
+def check_draw(top_k: int, temperature: float, tokenizer_size: int | None) -> None:
     """Raises ValueError naming the argument of the draw that is out of range."""
     if not 1 <= top_k <= MAX_TOP_K:
         raise ValueError(f"top_k must be in 1..{MAX_TOP_K}, not {top_k}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
+    if tokenizer_size is not None and tokenizer_size < 1:
+        raise ValueError(f"tokenizer_size must be at least 1, not {tokenizer_size}")
 
 
 def check_rows(
@@ -176,10 +190,9 @@ def check_rows(
     rng: Tensor,
     banned_ids: Tensor | None,
     M: int,
-    V: int,
     device: torch.device,
 ) -> None:
-    """Raises ValueError naming the argument that does not fit M rows of V logits on `device`."""
+    """Raises ValueError naming the argument whose dtype, shape or device does not fit M rows."""
     check_tensor("input_ids", input_ids, torch.int64, (-1, -1), device)
     check_tensor("positions", positions, torch.int64, (M,), device)
     check_tensor("targets", targets, torch.int64, (M,), device)
@@ -187,12 +200,35 @@ def check_rows(
     check_tensor("rng", rng, torch.int64, (2,), device)
     if banned_ids is not None:
         check_tensor("banned_ids", banned_ids, torch.int64, (-1,), device)
-    if device.type == "cpu" and not torch.compiler.is_compiling():  # on a GPU this would wait
-        outside = (targets != IGNORE_INDEX) & ((targets < 0) | (targets >= V))
-        if bool(outside.any()):
-            bad = int(targets[outside][0])
-            raise ValueError(f"targets holds {bad}, outside the vocabulary of {V}")
-        if bool((positions >= input_ids.numel()).any()):
-            raise ValueError(f"positions must be below B * L = {input_ids.numel()}")
-        if banned_ids is not None and bool(((banned_ids < 0) | (banned_ids >= V)).any()):
-            raise ValueError(f"banned_ids must lie in the vocabulary of {V}")
+
+
+def check_values(
+    kernels: str,
+    input_ids: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    example_ids: Tensor,
+    rng: Tensor,
+    banned_ids: Tensor | None,
+    V: int,
+) -> None:
+    """Raises ValueError for a value that does not fit V logits, on the CPU.
+
+    On a GPU this would wait for the device. The C++ kernels check for themselves, with the same
+    messages, in a fraction of the time.
+    """
+    if input_ids.device.type != "cpu" or kernels == "cpp" or torch.compiler.is_compiling():
+        return
+    outside = (targets != IGNORE_INDEX) & ((targets < 0) | (targets >= V))
+    if bool(outside.any()):
+        bad = int(targets[outside][0])
+        raise ValueError(f"targets holds {bad}, outside the vocabulary of {V}")
+    if bool((positions >= input_ids.numel()).any()):
+        raise ValueError(f"positions must be below B * L = {input_ids.numel()}")
+    before, after = positions[:-1], positions[1:]
+    if bool(((after >= 0) & ((before < 0) | (after <= before))).any()):
+        raise ValueError(
+            "positions must ascend, as those of sample_masks do, with -1 at the end only"
+        )
+    if banned_ids is not None and bool(((banned_ids < 0) | (banned_ids >= V)).any()):
+        raise ValueError(f"banned_ids must lie in the vocabulary of {V}")

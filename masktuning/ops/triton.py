@@ -195,8 +195,8 @@ def dual_cross_entropy(
     label_smoothing: float,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor]:
-    """{loss, mlm, classification} [3], and the classification term's gradient [B, C]."""
-    outputs = losses.new_empty(3), logits.new_empty(logits.shape, dtype=torch.float32)
+    """{loss, mlm, classification, d mlm / d losses} [4], and d classification / d logits [B, C]."""
+    outputs = losses.new_empty(4), logits.new_empty(logits.shape, dtype=torch.float32)
     operands = losses, logits, labels, denominators.float()
     launch = dual_loss_launch(operands, (ignore_index, alpha, label_smoothing), outputs)
     _start(launch, logits.device)

@@ -3,12 +3,14 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from types import SimpleNamespace
 
 import masktuning_C
 import pytest
 import torch
 from conftest import ROOT
+from packaging.requirements import Requirement
 
 from masktuning.ops import backend, cuda, cuda_images, cuda_source, native
 from masktuning.ops.cuda_images import ImageError
@@ -30,11 +32,16 @@ def _own_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_images, "packaged_folders", lambda: [tmp_path / "packaged"])
 
 
+def tile_of(kernel):
+    """Threads, and vectors per thread, from the name of a row kernel."""
+    return tuple(map(int, kernel.removesuffix("_bias").rpartition("_")[2].split("x")))
+
+
 def register_bound(kernel):
     """65,536 registers among the blocks that __launch_bounds__ promises, in steps of 8."""
-    if "x" not in kernel.rpartition("_")[2]:
+    if "_rows_" not in kernel:
         return 64
-    threads, vectors = map(int, kernel.rpartition("_")[2].split("x"))
+    threads, vectors = tile_of(kernel)
     blocks = {(128, 4): 4, (256, 4): 4, (512, 8): 2}.get((threads, vectors), 1)
     return min(255, 65536 // (threads * blocks) // 8 * 8)
 
@@ -58,10 +65,23 @@ def test_every_kernel_fits_its_registers(op, arch):
     bodies = dict(re.findall(r"\.visible \.entry (\w+)\((.*?)\n}", ptx, re.S))
     assert bodies.keys() == used.keys()
     for kernel in bodies if op == "token_substitution" else ():
-        vectors = int(kernel.rpartition("x")[2])
+        vectors = tile_of(kernel)[1]
         loads, stores = (bodies[kernel].count(f"{way}.global.v4") for way in ("ld", "st"))
-        assert loads >= 2 * vectors, kernel  # the row's and the bias's
+        assert loads == (2 if kernel.endswith("_bias") else 1) * vectors, kernel
         assert stores >= (0 if kernel.startswith("split") else vectors), kernel
+
+
+def test_the_tested_set_leaves_nvrtc_to_torch():
+    """Every CUDA build of torch pins its NVRTC, and that for the V100 pins one of CUDA 12.6."""
+    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines()
+            if line and not line.startswith("#")]  # fmt: skip
+    assert not [pin for pin in pins if pin.name.startswith("nvidia-")]
+    torch_pin = next(pin for pin in pins if pin.name == "torch")
+    assert torch_pin.specifier.contains("2.13.0+cu126")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = map(Requirement, extras["optional-dependencies"]["test"])
+    nvrtc = next(each for each in wanted if each.name == "nvidia-cuda-nvrtc-cu12")
+    assert nvrtc.specifier.contains("12.6.77")
 
 
 @needs_nvrtc

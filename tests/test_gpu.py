@@ -81,7 +81,17 @@ def test_small_rows(name, V, dtype, aligned):
     for top_k, offset, ban in ((1, 0.0, 0), (8, 1e4, 5), (64, -1e4, 200)):
         banned = torch.arange(0, V, 3)[:ban] if ban else None
         check_kernel(
-            MODULES[name].substitute_tokens, 3, V, dtype, top_k, 1, offset, aligned, banned, V - 3, "cuda"
+            MODULES[name].substitute_tokens,
+            3,
+            V,
+            dtype,
+            top_k,
+            1,
+            offset,
+            aligned,
+            banned,
+            V - 3,
+            "cuda",
         )
 
 

@@ -5,6 +5,7 @@ Shapes: B examples, L tokens, M masked positions, H width, V vocabulary.
 
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -259,3 +260,30 @@ def test_registered_for_compilation():
     torch.compile(loss, fullgraph=True)(*operands).backward()
     for operand, want in zip(operands, eager, strict=True):
         torch.testing.assert_close(operand.grad, want)
+
+
+def test_a_second_derivative_is_refused():
+    hidden, weight, bias = head_operands(4, 8, 50, torch.float32)
+    losses = masked_lm_head(hidden, weight, bias, **rows_for(4, 50)).losses
+    with pytest.raises(RuntimeError, match="masked_lm_head can be differentiated once only"):
+        torch.autograd.grad(losses.sum(), weight, create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("M", "bound", "chunk"),
+    [(10, 10**6, 10), (100, 50 * 4 * 30, 25), (101, 50 * 4 * 30, 26), (5, 1, 1), (0, 1, 0)],
+)
+def test_chunks_are_of_equal_size(M, bound, chunk, monkeypatch):
+    monkeypatch.setattr(head_module, "LOGITS_BYTES", bound)
+    hidden = torch.zeros(M, 3)
+    assert head_module._rows_per_chunk(hidden, V=50) == chunk
+
+
+def test_on_a_gpu_the_bound_of_the_logits_follows_its_memory(monkeypatch):
+    for memory, rows in ((16 * 2**30, 4096), (141 * 10**9, 8192)):
+        facts = SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, facts=facts: facts)
+        hidden = SimpleNamespace(
+            shape=(8192, 768), device=torch.device("cuda", 0), element_size=lambda: 2
+        )
+        assert head_module._rows_per_chunk(hidden, V=32768) == rows

@@ -1,0 +1,54 @@
+"""The integer draw among the k largest logits: the same bits from every compiler.
+
+Shapes: M rows, K candidates.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from masktuning.ops.draw import draw_weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_compiler_can_fuse_a_product_of_the_draw_with_a_sum(dtype):
+    """A product in float32 that a sum reads would be rounded once instead of twice."""
+    graph = make_fx(draw_weights)(torch.randn(3, 4).to(dtype), 0.7).graph
+    products = [node for node in graph.nodes if node.target is torch.ops.aten.mul.Tensor]
+    sums = (torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor)
+    assert len(products) == 7  # by log2(e) / temperature, five of the polynomial, by 2^24
+    for product in products:
+        assert product.meta["val"].dtype == torch.float64
+        assert not [user for user in product.users if user.target in sums]
+
+
+def test_compiled_draws_have_the_same_bits():
+    generator = torch.Generator().manual_seed(0)
+    values = (20 * torch.randn(500, 8, generator=generator)).sort(1, descending=True).values
+    with torch.no_grad():
+        compiled = torch.compile(draw_weights, fullgraph=True)(values, 0.7)
+    assert torch.equal(compiled, draw_weights(values, 0.7))
+
+
+def expected_weight(value, best, scale):
+    """The draw's polynomial, one correctly rounded float32 operation after the other."""
+    f32 = np.float32
+    y = f32(f32(f32(value) - f32(best)) * f32(scale))
+    y = y if y > -25 else f32(-25)
+    whole = np.floor(y)
+    f = f32(y - whole)
+    power = f32(0.00186699)
+    for coefficient in (0.00901733, 0.05579971, 0.2401645, 0.6931513, 1.0):
+        power = f32(f32(power * f) + f32(coefficient))
+    return math.floor(math.ldexp(float(power), int(whole) + 24))
+
+
+def test_the_weights_are_those_of_float32_arithmetic():
+    generator = torch.Generator().manual_seed(1)
+    values = (5 * torch.randn(200, 8, generator=generator)).sort(1, descending=True).values
+    scale = np.float32(math.log2(math.e) / 0.7)
+    want = [[expected_weight(x, row[0], scale) for x in row] for row in values.numpy()]
+    assert draw_weights(values, 0.7).tolist() == want

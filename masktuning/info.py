@@ -70,9 +70,10 @@ def main(argv: list[str]) -> None:
         rows = backend.describe()
     except backend.BackendError as error:  # the one that the environment names is not here
         raise UsageError(str(error)) from None
-    print("\nop                    device  uses")
+    print("\nop                        device  uses")
     for row in rows:
-        print(f"  {row['op']:20s}{row['device']:8s}{row['backend']}")
+        why = f"  ({row['why']})" if row["why"] else ""
+        print(f"  {row['op']:24s}{row['device']:8s}{row['backend']}{why}")
 
 
 if __name__ == "__main__":

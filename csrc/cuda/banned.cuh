@@ -25,10 +25,12 @@ struct Banned {
     if (!any) return;
     const i64 left = limit - first;
     const int end = place(left < 0 ? 0 : left < tile.length ? (int)left : tile.length);
+#pragma unroll 1
     for (int w = threadIdx.x; w < kWords; w += Tile::kThreads) {
       bits[w] = 32 * w >= end ? ~0u : 32 * w + 32 <= end ? 0u : ~0u << (end - 32 * w);
     }
     __syncthreads();
+#pragma unroll 1
     for (i64 n = threadIdx.x; n < N; n += Tile::kThreads) {
       const i64 index = ids_N[n] - first;
       if (!tile.contains(index)) continue;

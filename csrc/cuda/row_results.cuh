@@ -53,21 +53,23 @@ __device__ __forceinline__ void fetch_place(const RowArguments& a, i64 position,
                              (u32)seed, (u32)(seed >> 32)).w0;
 }
 
+// The next row's position, or -1 after the last row.
+__device__ __forceinline__ i64 load_next_position(const RowArguments& a, i64 m) {
+  return m + 1 < gridDim.x ? load_early(a.positions_M + m + 1) : -1;
+}
+
 // Copies the text from this row's position to the next row's, so that the rows together copy all of
 // it but the masked tokens, and no launch is spent on a copy. Positions ascend; where they do not,
 // which nobody can check on a GPU without waiting for it, the copy goes on to the end of the text, so
 // that no token is left unwritten, and a masked token may keep its original.
-__device__ __forceinline__ void copy_text(const RowArguments& a, i64 m, i64 position, i64 M,
+__device__ __forceinline__ void copy_text(const RowArguments& a, i64 m, i64 position, i64 next,
                                           int threads) {
   const bool inside = position >= 0 && position < a.BL;
   if (m != 0 && !inside) return;
-  i64 end = a.BL;
-  if (inside && m + 1 < M) {
-    const i64 next = a.positions_M[m + 1];
-    if (next > position && next < end) end = next;
-  }
+  const i64 end = inside && next > position && next < a.BL ? next : a.BL;
   // From the block's last thread down: the first warps have other loads to wait for.
   const i64 begin = m == 0 ? 0 : position + 1;
+#pragma unroll 1
   for (i64 p = begin + (threads - 1 - (int)threadIdx.x); p < end; p += threads) {
     if (p != position) a.filled_ids_BL[p] = a.input_ids_BL[p];
   }

@@ -52,6 +52,7 @@ __device__ __forceinline__ void substitute_rows(const RowArguments& a) {
   const i64 m = blockIdx.x;
   // Every load that depends on nothing is started before the first that is waited for.
   const i64 target = load_early(a.targets_M + m), position = load_early(a.positions_M + m);
+  const i64 next = load_next_position(a, m);
   Tile tile(static_cast<T*>(a.logits_MV) + m * a.row_stride, (int)a.V, static_cast<const T*>(a.bias_V));
   const Banned<Tile> banned(banned_bits, tile, a.banned_ids_N, a.N, a.tokenizer_size, 0);
   if (threadIdx.x == 0) {
@@ -59,7 +60,7 @@ __device__ __forceinline__ void substitute_rows(const RowArguments& a) {
     facts.x_target = tile.contains(target) ? tile.element(target) : 0.0f;
   }
   if (threadIdx.x == kWarp) fetch_place(a, position, facts);
-  copy_text(a, m, position, gridDim.x, THREADS);
+  copy_text(a, m, position, next, THREADS);
   tile.add_bias();
   float largest, allowed, tau;
   find_maxima(tile, banned, &largest, &allowed);
@@ -110,6 +111,7 @@ __device__ __forceinline__ void split_rows(const RowArguments& a) {
     slices.max[s] = max;
     slices.sum[s] = sum;
   }
+#pragma unroll 1
   for (int j = threadIdx.x; j < a.top_k; j += THREADS) {
     slices.value[s * a.top_k + j] = j < n ? c.top_value[j] : -MT_INFINITY;
     slices.index[s * a.top_k + j] = j < n ? c.top_index[j] : kNoIndex;
@@ -119,10 +121,12 @@ __device__ __forceinline__ void split_rows(const RowArguments& a) {
 // The slices' sums of one row, added up in order.
 __device__ __forceinline__ RowSum add_slices(const RowArguments& a, const Slices& slices) {
   float max = -MT_INFINITY;
+#pragma unroll 1
   for (i64 j = 0; j < a.S; ++j) max = fmaxf(max, slices.max[j]);
   RowSum row;
   row.shift = max == -MT_INFINITY ? 0.0f : max;
   row.sum = 0.0f;
+#pragma unroll 1
   for (i64 j = 0; j < a.S; ++j) {
     if (slices.sum[j] == 0.0f) continue;  // -inf alone, which has no scale
     const float shift = slices.max[j] == -MT_INFINITY ? 0.0f : slices.max[j];
@@ -147,11 +151,12 @@ __device__ __forceinline__ void finish_rows(const RowArguments& a) {
   if (blockIdx.y == 0) {
     const int n = (int)a.S * a.top_k;
     const i64 position = a.positions_M[m];
-    copy_text(a, m, position, gridDim.x, THREADS);
+    copy_text(a, m, position, load_next_position(a, m), THREADS);
     if (threadIdx.x == kWarp) fetch_place(a, position, facts);
     if (threadIdx.x == 0) c.count = 0;
     __syncthreads();
     int found = 0;
+#pragma unroll 1
     for (int j = threadIdx.x; j < n; j += THREADS) found += slices.index[j] != kNoIndex ? 1 : 0;
     if (found != 0) atomicAdd(&c.count, found);
     rank_candidates<THREADS>(c, slices.value, slices.index, n, a.top_k);

@@ -34,6 +34,7 @@ CUDA_SWITCH = "MASKTUNING_CUDA"  # 0 leaves the CUDA kernels out
 _EVERYWHERE = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}
 PREFERRED: dict[str, dict[str, tuple[str, ...]]] = {
     "sample_masks": _EVERYWHERE,
+    "sample_masks_threshold": {"cpu": ("cpp",)},
     "substitute_tokens": _EVERYWHERE,
     "masked_lm_head": _EVERYWHERE,
     "dual_cross_entropy": _EVERYWHERE,
@@ -169,12 +170,25 @@ def missing_gpu_code(capability: tuple[int, int], built_for: Sequence[str]) -> s
 
 
 def describe() -> list[dict[str, Any]]:
-    """For every op and device at hand, the back end that it would use now."""
+    """The back end of every op on every device at hand, and why it is not a faster one."""
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices.append(torch.device("cuda", torch.cuda.current_device()))
     return [
-        {"op": op, "device": device.type, "backend": choose(op, device)}
+        {"op": op, "device": device.type, "backend": name, "why": _why(op, device, name)}
         for op in PREFERRED
         for device in devices
+        for name in [choose(op, device)]
     ]
+
+
+def _why(op: str, device: torch.device, found: str) -> str:
+    """Why an op does not run on the first of its back ends; "" where it does."""
+    candidates = PREFERRED[op].get(device.type, ())
+    if not candidates:
+        return f"it has no kernel for {device.type}"
+    if found == candidates[0]:
+        return ""
+    gpu = device if device.type == "cuda" else None
+    reasons = [f"{name}: {reason}" for name in candidates if (reason := missing(name, gpu))]
+    return "; ".join(reasons) or f"{ENVIRONMENT} asks for it"

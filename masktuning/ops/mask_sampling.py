@@ -112,7 +112,7 @@ def sample_masks_threshold(
     """
     _check(input_ids, example_ids, rng, replacement_ids)
     check_tensor("thresholds", thresholds, torch.int64, input_ids.shape, input_ids.device)
-    if backend.choose("sample_masks", input_ids.device) == "cpp":
+    if backend.choose("sample_masks_threshold", input_ids.device) == "cpp":
         arguments = (input_ids, thresholds, example_ids, rng)
         return MaskedTokens(*cpp.sample_masks_threshold(*arguments, mask_token_id, replacement_ids))
     chosen_BL = _token_words(rng, example_ids, input_ids, STREAM_MASKING)[0] < thresholds

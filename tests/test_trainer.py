@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,11 +28,8 @@ def run_script(folder, processes=1, expect=0, **options):
     options = {"out": str(folder / "result.json"), "output_dir": str(folder / "run"), **options}
     command = [sys.executable, str(SCRIPT), json.dumps(options)]
     if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-        command = [*launcher, "--master_addr=127.0.0.1", f"--master_port={port}", *command[1:]]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command = [*launcher, "--nproc_per_node", str(processes), *command[1:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == expect, done.stderr[-3000:]

@@ -93,16 +93,49 @@ def test_like_words_start_with_like_vectors():
     assert vectors.isfinite().all() and (vectors[5:25].norm(dim=1) <= 8**0.5 + 1e-4).all()
 
 
-def test_the_first_layer_starts_on_neighbours():
+OFFSETS = (0, -1, 1, -2, 2)  # from a token to the one that each head of the first layer looks at
+
+
+def started_attention(tokens, vocabulary, **inputs):
+    """[5, 64, 64] first-layer attention of a model with the closed-form start, a mean over rows."""
     settings = SimpleNamespace(
         hidden_size=160, num_layers=1, num_heads=5, max_length=64, seed=0, corruption="mask"
     )
-    model = new_model(settings, 50, torch.device("cpu")).eval()
-    tokens = np.random.default_rng(0).integers(5, 50, 5000).astype(np.uint16)
-    give_a_start(model, tokens, np.bincount(tokens, minlength=50), 0)
-    ids = torch.from_numpy(tokens[:64].astype(np.int64))[None]
-    attention_hLL = model.bert(input_ids=ids, output_attentions=True).attentions[0][0]
-    for h, offset in enumerate((0, -1, 1, -2, 2)):
+    model = new_model(settings, vocabulary, torch.device("cpu")).eval()
+    give_a_start(model, tokens, np.bincount(tokens, minlength=vocabulary), 0)
+    with torch.no_grad():
+        return model.bert(**inputs, output_attentions=True).attentions[0].mean(0)
+
+
+def chain(vocabulary, count):
+    """Tokens each of which is one of the four that follow its predecessor, with falling chances."""
+    random = np.random.default_rng(0)
+    followers = random.integers(5, vocabulary, (vocabulary, 4))
+    ranks = random.choice(4, count, p=(0.5, 0.25, 0.15, 0.1))
+    tokens = np.full(count, 5, np.uint16)
+    for i in range(1, count):
+        tokens[i] = followers[tokens[i - 1], ranks[i]]
+    return tokens
+
+
+def test_each_head_s_positions_match_at_its_offset():
+    """Without words, a head attends to its own offset over twice as much as to any other."""
+    attention_hLL = started_attention(chain(300, 20000), 300, inputs_embeds=torch.zeros(1, 64, 160))
+    for h, offset in enumerate(OFFSETS):
+        means = {d: float(attention_hLL[h].diagonal(d).mean()) for d in range(-63, 64)}
+        there = means.pop(offset)
+        assert there > 2 * max(means.values()), (h, there, means)
+
+
+def test_the_first_layer_starts_on_neighbours():
+    """With words, each head attends within one token of its offset; random weights give 0.05.
+
+    About half of the attention or more falls there, and the rest mostly on the token itself.
+    Rounding decides the signs of singular vectors, which moves these shares by some hundredths.
+    """
+    tokens = chain(300, 20000)
+    windows = torch.from_numpy(tokens[: 16 * 64].astype(np.int64)).view(16, 64)
+    attention_hLL = started_attention(tokens, 300, input_ids=windows)
+    for h, offset in enumerate(OFFSETS):
         shares = [attention_hLL[h].diagonal(d).mean().item() for d in range(-4, 5)]
-        near = slice(max(0, 3 + offset), 6 + offset)
-        assert sum(shares[near]) > 0.5, (h, shares)
+        assert sum(shares[3 + offset : 6 + offset]) > 0.3, (h, shares)

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from types import SimpleNamespace
 
@@ -220,9 +221,8 @@ def test_packaged_images_are_built_where_nvcc_is(tmp_path):
         "sys.path.insert(0, '.'); import setup; "
         "setup.build_cubins(setup.find_nvcc(), Path(sys.argv[1]) / 'cubins')"
     )
-    python = shutil.which("python") or "python3"
     done = subprocess.run(
-        [python, "-W", "ignore", "-c", code, str(tmp_path)],
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -116,6 +116,25 @@ def test_small_awkward_rows(name, kind):
         torch.testing.assert_close(results[0].losses, results[1].losses, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("positions", [[3, 40, 97], [0, 99, -1], [-1, -1, -1]], ids=str)
+def test_small_text_between_the_rows(name, positions):
+    """The CUDA kernels copy the text between the masked tokens themselves."""
+    logits = make_logits(3, 9000, torch.float16, device="cuda")
+    rows = {
+        "input_ids": torch.arange(100).view(5, 20),
+        "positions": torch.tensor(positions),
+        "targets": torch.tensor([1, 2, -100]),
+        "example_ids": torch.arange(5),
+        "rng": torch.tensor([1, 2]),
+    }
+    rows = {key: tensor.cuda() for key, tensor in rows.items()}
+    results = []
+    for each in (name, "reference"):
+        with backend.use(each):
+            results.append(substitute_tokens(logits, **rows).input_ids)
+    assert torch.equal(*results)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_small_broken_row(name, dtype, bad):

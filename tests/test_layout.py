@@ -193,6 +193,22 @@ def test_the_environment_chooses_the_back_end(monkeypatch):
         backend.choose("sample_masks", cpu)
 
 
+def test_info_says_why_an_op_takes_a_slower_path(monkeypatch):
+    import torch
+
+    from masktuning.ops import backend
+
+    assert {row["why"] for row in backend.describe() if row["device"] == "cpu"} == {""}
+    monkeypatch.setenv("MASKTUNING_BACKEND", "reference")
+    rows = [row for row in backend.describe() if row["device"] == "cpu"]
+    assert {row["why"] for row in rows} == {"MASKTUNING_BACKEND asks for it"}
+    gpu = torch.device("cuda", 0)
+    reasons = {"cuda": "no image for this GPU", "triton": ""}
+    monkeypatch.setattr(backend, "missing", lambda name, device: reasons[name])
+    assert backend._why("sample_masks", gpu, "triton") == "cuda: no image for this GPU"
+    assert backend._why("sample_masks_threshold", gpu, "reference") == "it has no kernel for cuda"
+
+
 def test_auto_says_once_that_it_settled_for_less(monkeypatch):
     import torch
 

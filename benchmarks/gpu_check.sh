@@ -16,13 +16,12 @@ if [ "${1:-}" = --quick ]; then
   quick=yes limit=180
   shift
 fi
-if [ $# != 1 ]; then
+if [ $# != 1 ] || [ -z "${1##-*}" ]; then
   echo "usage: bash benchmarks/gpu_check.sh [--quick] OUTPUT_FOLDER" >&2
   exit 2
 fi
-out=$1
-mkdir -p "$out"
-out=$(cd "$out" && pwd)
+# Nothing below may run without the folder: it is written to, and partial files in it are removed.
+mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 cd "$(dirname "$0")/.."
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0} PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
@@ -53,7 +52,7 @@ step() {
 
 step gpu 40 "$python" benchmarks/gpu_probe.py "$logs/machine.json"
 if [ "${#failed[@]}" != 0 ]; then
-  echo "failed: no GPU to check, or a package is missing: $(tail -n 1 "$logs/gpu.log")"
+  echo "failed: $(tail -n 1 "$logs/gpu.log")"
   exit 1
 fi
 cat "$logs/gpu.log"

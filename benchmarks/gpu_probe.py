@@ -28,14 +28,17 @@ OPTIONAL = ("datasets", "pytest_benchmark", "triton", "xdist")  # what needs one
 
 if __name__ == "__main__":
     missing = [name for name in NEEDED if not find_spec(name)]
-    if missing:
-        sys.exit(f"not installed: {', '.join(missing)}")
-    import torch
+    reasons = [f"not installed: {', '.join(missing)}"] if missing else []
+    if "torch" not in missing:
+        import torch
+
+        if not torch.cuda.is_available():
+            reasons.insert(0, f"torch {torch.__version__} sees no GPU")
+    if reasons:
+        sys.exit("; ".join(reasons))
     import transformers
     from timing import commit, driver_version, triton_version, write_json
 
-    if not torch.cuda.is_available():
-        sys.exit(f"torch {torch.__version__} sees no GPU")
     facts = {
         "gpu": torch.cuda.get_device_name(),
         "capability": ".".join(map(str, torch.cuda.get_device_capability())),

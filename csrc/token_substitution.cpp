@@ -245,7 +245,7 @@ void check_values(const SubstitutionInputs& in) {
     }
     if (position >= in.BL) fail("positions must be below B * L = " + std::to_string(in.BL));
     const int64_t before = m > 0 ? in.positions_M[m - 1] : 0;
-    if (m > 0 && position >= 0 && (before < 0 || position <= before)) {
+    if (position < -1 || (m > 0 && position >= 0 && (before < 0 || position <= before))) {
       fail("positions must ascend, as those of sample_masks do, with -1 at the end only");
     }
   }

@@ -158,7 +158,7 @@ def test_a_machine_without_a_gpu(tmp_path):
         timeout=120,
     )
     assert done.returncode == 1
-    assert re.search(r"^failed: no GPU to check.*sees no GPU$", done.stdout, re.MULTILINE)
+    assert re.search(r"^failed: torch .* sees no GPU$", done.stdout, re.MULTILINE)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [step["exit"] for step in summary["steps"]] == [1]
 
@@ -166,3 +166,13 @@ def test_a_machine_without_a_gpu(tmp_path):
 def test_arguments_are_checked():
     done = subprocess.run(["bash", str(SCRIPT)], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--quick", "-x"], [""], ["/proc/nowhere/out"]])
+def test_without_an_output_folder_nothing_runs(arguments, tmp_path):
+    done = subprocess.run(
+        ["bash", str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and not done.stdout
+    assert "usage: bash" in done.stderr or "mkdir: cannot create" in done.stderr
+    assert not (ROOT / "summary.json").exists() and not list(tmp_path.iterdir())

@@ -254,6 +254,7 @@ def test_compiles_without_graph_breaks():
         ({"positions": torch.tensor([2, 0])}, "positions must ascend"),
         ({"positions": torch.tensor([2, 2])}, "positions must ascend"),
         ({"positions": torch.tensor([-1, 2])}, "positions must ascend"),
+        ({"positions": torch.tensor([1, -2])}, "positions must ascend"),
         ({"tokenizer_size": 0}, "tokenizer_size must be at least 1"),
         ({"banned_ids": torch.tensor([3, 7])}, "banned_ids must lie in the vocabulary of 7"),
         ({"top_k": 0}, "top_k must be in 1..64"),

@@ -30,7 +30,7 @@ def check_tensor(
     if have != tuple(shape) and not _fits(have, shape):
         raise ValueError(f"{name} must have shape {list(shape)}, not {list(tensor.shape)}")
     if tensor.device != device:
-        raise ValueError(f"{name} is on {tensor.device}, input on {device}")
+        raise ValueError(f"{name} is on {tensor.device}, but others of the tensors on {device}")
 
 
 def check_once_differentiable(op: str) -> None:

@@ -51,6 +51,9 @@ def dual_cross_entropy(
             A denominator of 0 gives 0.
         alpha: weight of the masked-LM term, in [0, 1].
 
+    Returns:
+        DualLoss(loss, mlm, classification), three scalars.
+
     Differentiable in losses and logits.
 
     Raises:

@@ -51,10 +51,13 @@ def sample_masks(
         example_ids: [B] int64, the rows of the training set.
         offsets: [B + 1] int64, exclusive sum of the counts of the rows.
         rng: [2] int64, seed and visit.
-        num_masked: M; may exceed offsets[B], then the surplus rows are ignored ones.
+        num_masked: M; may exceed offsets[B], then the surplus rows have position -1, target -100.
         mask_token_id: what a masked token shows.
         replacement_ids: [N] int64. If given, 80 % of the masked tokens show the mask, 10 % one of
             these ids and 10 % themselves (BERT's corruption).
+
+    Returns:
+        MaskedTokens(input_ids [B, L], positions [M], targets [M]), all int64.
 
     Raises:
         ValueError: on a wrong dtype, shape or device, naming the argument, and on the CPU also

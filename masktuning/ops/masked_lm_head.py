@@ -70,9 +70,12 @@ def masked_lm_head(
         input_ids, positions, targets, example_ids, rng, banned_ids, top_k, temperature,
             tokenizer_size: as in `substitute_tokens`.
 
-    Differentiable in hidden, weight and bias. Under autocast both operands are cast. Logits of
-    more than LOGITS_BYTES (on a GPU: a LOGITS_SHAREth of its memory) are computed in chunks of
-    rows, and computed again for the gradient.
+    Returns:
+        MaskedLMOutput(losses [M], tokens [M], input_ids [B, L], lse [M]).
+
+    Differentiable in hidden, weight and bias. Under autocast hidden, weight and bias are cast to
+    its dtype. Logits of more than LOGITS_BYTES (on a GPU: of more than 1 / LOGITS_SHARE of its
+    memory) are computed in chunks of rows, and computed again for the gradient.
 
     Raises:
         ValueError: on a wrong dtype, shape or device, or a value out of range, naming the argument.

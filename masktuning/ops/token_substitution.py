@@ -64,6 +64,9 @@ def substitute_tokens(
         tokenizer_size: ids from here on may not be put in either, such as the embedding rows that
             pad the vocabulary to a round number.
 
+    Returns:
+        SubstitutedTokens(losses [M], tokens [M], input_ids [B, L], lse [M]).
+
     A row with NaN or +inf gives a NaN loss and keeps its original token.
 
     Raises:
@@ -226,7 +229,8 @@ def check_values(
     if bool((positions >= input_ids.numel()).any()):
         raise ValueError(f"positions must be below B * L = {input_ids.numel()}")
     before, after = positions[:-1], positions[1:]
-    if bool(((after >= 0) & ((before < 0) | (after <= before))).any()):
+    falling = (after >= 0) & ((before < 0) | (after <= before))
+    if bool(falling.any() | (positions < -1).any()):
         raise ValueError(
             "positions must ascend, as those of sample_masks do, with -1 at the end only"
         )

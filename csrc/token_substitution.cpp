@@ -162,15 +162,17 @@ class RowKernel {
     const float shift = max == -kInfinity ? 0.0f : max;
     const bool gradient = in_.gradient_scale != 0.0f;
     top_.found.clear();
-    const float sum = gradient ? exp_sum_and_store(x, in_.V, shift, tau, top_)
-                               : exp_sum_only(x, in_.V, shift, tau, top_);
+    float sum = gradient ? exp_sum_and_store(x, in_.V, shift, tau, top_)
+                         : exp_sum_only(x, in_.V, shift, tau, top_);
+    const bool empty = max == -kInfinity;  // exp_nonpositive never gives 0
+    if (empty) sum = 0.0f;
     const float log_sum = std::log(sum);
     const bool broken = !(sum < kInfinity) || max == kInfinity;  // NaN, or +inf among the logits
     const float nan = std::numeric_limits<float>::quiet_NaN();
     out_.lse_M[m] = broken ? nan : log_sum + shift;
     out_.losses_M[m] = ignored ? 0.0f : broken ? nan : log_sum - (x_target - shift);
     substitute(m, !broken && best > -kInfinity);
-    if (gradient) write_gradient(row, x, target, ignored, broken ? nan : sum);
+    if (gradient) write_gradient(row, x, target, ignored, broken || empty ? nan : sum);
   }
 
  private:

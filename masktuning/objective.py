@@ -25,7 +25,7 @@ class Perturbation:
     banned_ids: Tensor | None = None
     """[N] int64, ids that are never put in."""
     tokenizer_size: int | None = None
-    """Ids from here on, which the tokenizer does not have, are never put in either."""
+    """Ids at or above this one, which the tokenizer does not have, are never put in either."""
     top_k: int = 1
     """1 puts in the argmax, more draws among the k most likely."""
     temperature: float = 1.0

@@ -285,6 +285,14 @@ def test_dual_cross_entropy_of_nothing_and_of_a_wrong_label():
     assert gradient.isnan().all(1).tolist() == [True, False]
 
 
+def test_a_class_of_minus_infinity_is_ordinary():
+    logits = torch.tensor([[0.0, 1.0, -math.inf]])
+    terms, _ = kernels.dual_cross_entropy(
+        torch.ones(1), logits, torch.tensor([1]), torch.ones(2), 0.0, 0.0, -100
+    )
+    assert float(terms[0]) == pytest.approx(math.log1p(math.exp(-1.0)), rel=1e-5)
+
+
 def test_masked_lm_head_adds_its_bias_in_the_row_kernel(monkeypatch):
     monkeypatch.setattr(backend, "choose", lambda op, device: "triton")
     M, H, V = 4, 8, 301

@@ -454,6 +454,16 @@ def test_masked_lm_head_gradients(dtype, tolerance, with_bias, processors):
         assert float(error) < tolerance
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_class_of_minus_infinity_is_ordinary(dtype):
+    logits = torch.tensor([[0.0, 1.0, -math.inf]], dtype=dtype)
+    with emulated():
+        terms, _ = cuda.dual_cross_entropy(
+            torch.ones(1), logits, torch.tensor([1]), torch.ones(2), 0.0, 0.0, -100
+        )
+    assert float(terms[0]) == pytest.approx(math.log1p(math.exp(-1.0)), rel=1e-5)
+
+
 def test_every_argument_struct_is_as_long_as_its_packing():
     """Read from the source, so that a field added on one side alone shows."""
     sizes = {"pointer": 8, "i64": 8, "double": 8, "int": 4, "float": 4}

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from masktuning.ops import backend, dual_cross_entropy
 
@@ -71,6 +73,30 @@ def test_gradcheck():
         lambda a, b: dual_cross_entropy(a, b, labels, denominators, 0.6, 0.1).loss,
         (losses, logits),
     )
+
+
+def test_a_logit_of_minus_infinity_is_ordinary():
+    logits = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
+    dual = dual_cross_entropy(torch.ones(1), logits, torch.tensor([1]), torch.ones(2), 0.0)
+    assert dual.loss.item() == pytest.approx(np.log1p(np.exp(-1.0)), rel=1e-6)
+    dual.loss.backward()
+    p = 1 / (1 + np.exp(1.0))
+    assert logits.grad[0].tolist() == pytest.approx([p, -p, 0.0], rel=1e-6)
+
+
+def test_fake_tensors_and_tracers_see_an_op():
+    """Nothing may be read at the address of a tensor that has no memory."""
+    arguments = (torch.rand(4), torch.randn(2, 3), torch.tensor([0, 2]), torch.ones(2))
+    with FakeTensorMode() as mode:
+        fake = dual_cross_entropy(*(mode.from_tensor(each) for each in arguments), 0.5)
+    assert fake.loss.shape == ()
+
+    def loss(logits):
+        return dual_cross_entropy(arguments[0], logits, *arguments[2:], 0.5).loss
+
+    traced = make_fx(loss)(arguments[1])
+    other = torch.randn(2, 3)
+    torch.testing.assert_close(traced(other), loss(other))
 
 
 def test_nothing_counted_gives_zero():

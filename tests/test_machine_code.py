@@ -17,7 +17,7 @@ from masktuning.ops import cuda, cuda_images, cuda_source
 pytest.importorskip("triton")
 from triton import knobs
 
-KERNELS = [name for name in cuda.KERNELS["token_substitution"] if name.startswith("substitute")]
+KERNELS = [name for name in cuda.KERNELS["token_substitution"] if "_rows_" in name]
 _LOAD = re.compile(r"LDG\.E\.128\S* R(\d+),")
 _REGISTERS = re.compile(r"\bR(\d+)(\.64)?")
 

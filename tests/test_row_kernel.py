@@ -13,8 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import DTYPES, check_kernel, float64_losses, make_logits, rows_for
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from masktuning.ops import backend, cpp, masked_lm_head, substitute_tokens
+from masktuning.ops.fused_head import fused_masked_lm_head
 from masktuning.ops.masked_lm_head import LOGITS_BYTES
 
 # `masktuning.ops.masked_lm_head` is the function; its module goes by its name alone.
@@ -260,6 +262,26 @@ def test_registered_for_compilation():
     torch.compile(loss, fullgraph=True)(*operands).backward()
     for operand, want in zip(operands, eager, strict=True):
         torch.testing.assert_close(operand.grad, want)
+
+
+def test_fake_tensors_see_an_op():
+    """Nothing may be read at the address of a tensor that has no memory."""
+    rows, operands = rows_for(4, 50), head_operands(4, 8, 50, torch.float32)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = [mode.from_tensor(operand) for operand in operands]
+        output = fused_masked_lm_head(*fakes, *rows.values(), None, 2, 1.0, None, True, "cpp")
+    assert [tuple(each.shape) for each in output] == [(4,), (4,), (1, 16), (4,)]
+
+
+def test_a_row_of_minus_infinity_alone():
+    rows = rows_for(1, 9)
+    results = []
+    for name in ("reference", "cpp"):
+        with backend.use(name):
+            results.append(substitute_tokens(torch.full((1, 9), -math.inf), **rows))
+    for result in results:
+        assert result.losses.isnan().all() and result.lse.tolist() == [-math.inf]
+        assert torch.equal(result.input_ids, rows["input_ids"])
 
 
 def test_a_second_derivative_is_refused():

@@ -105,7 +105,7 @@ def dual_launch(M, B, C=3, first=0):
             torch.ones(2),
         ),
         (-100, 0.5, 0.0),
-        (torch.empty(3), torch.empty(B, C)),
+        (torch.empty(4), torch.empty(B, C)),
     )
 
 

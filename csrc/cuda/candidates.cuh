@@ -4,8 +4,8 @@
 // least k elements, and seldom by many more: those are collected and ranked. Where too many reach it
 // (a row of ties) the whole block searches the row once for each place.
 //
-// Shared memory: each array of Candidates is written in one stretch between two barriers only, so a
-// thread that is slow to read it cannot meet the next stretch's values.
+// Shared memory: each array of Candidates is written in one phase between two barriers only, so a
+// slow reader can never see values of a later phase.
 #pragma once
 
 #include "banned.cuh"

@@ -40,6 +40,20 @@ __device__ __forceinline__ void load_words(u32 (&words)[4], const void* source, 
       : "l"(source), "r"((u32)wanted), "r"(otherwise));
 }
 
+// Stores to a row. These are volatile so that a single element that is stored after its vector stays
+// behind it; the compiler may swap ordinary stores of different types.
+__device__ __forceinline__ void store_words(void* target, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(target), "r"(a), "r"(b), "r"(c), "r"(d));
+}
+__device__ __forceinline__ void store_word(void* target, u32 a) {
+  asm volatile("st.global.u32 [%0], %1;" : : "l"(target), "r"(a));
+}
+__device__ __forceinline__ void store_half_word(void* target, u16 a) {
+  asm volatile("st.global.u16 [%0], %1;" : : "l"(target), "h"(a));
+}
+
 // The integer at `source`, loaded where this statement stands, ahead of the row.
 __device__ __forceinline__ i64 load_early(const i64* source) {
   i64 value;

@@ -66,6 +66,7 @@ __device__ __forceinline__ double example(const DualArguments& a, i64 b, float r
     gradient[c] = (__fdividef(expf(Packing<T>::load(x + c) - max), sum) - wanted) * row_scale;
   }
   const double of_label = (double)log_sum - (Packing<T>::load(x + label) - max);
+  if (a.label_smoothing == 0.0) return of_label;  // 0 times a logit of -inf would be NaN
   return (1.0 - a.label_smoothing) * of_label +
          a.label_smoothing * (log_sum - __fdividef((float)shifted, (float)a.C));
 }

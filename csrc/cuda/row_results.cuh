@@ -1,4 +1,4 @@
-// What a row of logits leaves: its loss, its log-sum-exp, its token and its stretch of the text.
+// The outputs of a row: loss, log-sum-exp, token, and the part of the text that the row copies.
 //
 // Shapes: B examples, L tokens, M rows, V vocabulary, N banned ids, S slices of a row.
 #pragma once

@@ -22,7 +22,9 @@ struct Packing<float> {
   }
   static __device__ __forceinline__ u32 word(const float* x, int w) { return __float_as_uint(x[w]); }
   static __device__ __forceinline__ float load(const float* x) { return *x; }
-  static __device__ __forceinline__ void store(float* x, float value) { *x = value; }
+  static __device__ __forceinline__ void store(float* x, float value) {
+    store_word(x, __float_as_uint(value));
+  }
 };
 
 template <>
@@ -36,7 +38,7 @@ struct Packing<Half> {
   }
   static __device__ __forceinline__ float load(const Half* x) { return half_to_float(x->bits); }
   static __device__ __forceinline__ void store(Half* x, float value) {
-    x->bits = (u16)pack_half2(value, 0.0f);
+    store_half_word(x, (u16)pack_half2(value, 0.0f));
   }
 };
 
@@ -53,7 +55,7 @@ struct Packing<BFloat16> {
     return __uint_as_float((u32)x->bits << 16);
   }
   static __device__ __forceinline__ void store(BFloat16* x, float value) {
-    x->bits = (u16)pack_bfloat2(value, 0.0f);
+    store_half_word(x, (u16)pack_bfloat2(value, 0.0f));
   }
 };
 
@@ -160,7 +162,6 @@ struct RowTile {
   // Writes f(element) in each element's place.
   template <typename F>
   __device__ __forceinline__ void replace(F f) {
-    uint4* target = reinterpret_cast<uint4*>(row + head);
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) {
       const int v = i * THREADS + (int)threadIdx.x;
@@ -169,7 +170,7 @@ struct RowTile {
       float x[kElements];
 #pragma unroll
       for (int e = 0; e < kElements; ++e) x[e] = f(at(i, e));
-      target[v] = make_uint4(P::word(x, 0), P::word(x, 1), P::word(x, 2), P::word(x, 3));
+      store_words(row + index_of(v), P::word(x, 0), P::word(x, 1), P::word(x, 2), P::word(x, 3));
     }
     const int index = edge_index();
     if (index >= 0) P::store(row + index, f(edge));

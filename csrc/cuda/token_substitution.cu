@@ -143,7 +143,9 @@ __device__ __forceinline__ void finish_rows(const RowArguments& a) {
   typedef RowTile<T, THREADS, VECTORS, BIAS> Tile;
   __shared__ Candidates c;
   __shared__ RowFacts facts;
+  if (a.gradient_scale == 0.0f && blockIdx.y != 0) return;
   const i64 m = blockIdx.x, first = blockIdx.y * a.slice_length;
+  Tile tile = slice_of_row<Tile>(a, m, first);  // on its way during what follows
   const Slices slices(a, m);
   const RowSum sum = add_slices(a, slices);
   const i64 target = a.targets_M[m];
@@ -166,7 +168,6 @@ __device__ __forceinline__ void finish_rows(const RowArguments& a) {
     if (threadIdx.x < kWarp) write_token(a, m, c, kept, sum.broken, facts);
   }
   if (a.gradient_scale == 0.0f) return;
-  Tile tile = slice_of_row<Tile>(a, m, first);
   tile.add_bias();
   write_gradient(a, tile, first, sum, target, x_target);
 }

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 
 def check_tensor(
     name: str,
@@ -31,6 +33,19 @@ def check_tensor(
         raise ValueError(f"{name} must have shape {list(shape)}, not {list(tensor.shape)}")
     if tensor.device != device:
         raise ValueError(f"{name} is on {tensor.device}, but others of the tensors on {device}")
+
+
+def runs_directly(*tensors: Tensor | None) -> bool:
+    """Whether kernels may be called on the memory of these tensors, past PyTorch's dispatcher.
+
+    They may not where torch.compile traces, under a dispatch mode such as FakeTensorMode, which
+    has to see the registered op, or for a subclass of Tensor, which may have no memory.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and all(tensor is None or type(tensor) in _PLAIN for tensor in tensors)
+    )
 
 
 def check_once_differentiable(op: str) -> None:

@@ -50,24 +50,24 @@ def draw_weights(values_MK: Tensor, temperature: float) -> Tensor:
 
     `values_MK` is float32, descending. Integers make the draw the same on every back end.
     """
-    y_MK = _rounded(_rounded(values_MK.double() - values_MK[:, :1]) * draw_scale(temperature))
+    y_MK = _product(values_MK - values_MK[:, :1], draw_scale(temperature))
     y_MK = y_MK.nan_to_num(nan=_LOWEST_EXPONENT).clamp(min=_LOWEST_EXPONENT)
     whole_MK = y_MK.floor()
-    f_MK = _rounded(y_MK - whole_MK)
+    f_MK = y_MK - whole_MK
     power_MK = torch.full_like(f_MK, _EXP2[-1])
     for coefficient in _EXP2[-2::-1]:
-        power_MK = _rounded(_rounded(power_MK * f_MK) + coefficient)
-    # 2^24 * power is exact in float64, and so is the shift by `whole`, which is at most 0.
+        power_MK = _product(power_MK, f_MK) + coefficient
+    # 2^24 * power is a whole number, and `whole` is at most 0.
     return (power_MK * 2.0**24).to(torch.int64) >> (-whole_MK).to(torch.int64)
 
 
-def _rounded(x: Tensor) -> Tensor:
-    """`x` rounded to float32, as float64.
+def _product(a: Tensor, b: Tensor | float) -> Tensor:
+    """a * b, rounded to float32 whatever follows.
 
-    One product or sum of float32 numbers in float64, rounded like this, is what float32 itself
-    gives, but torch.compile cannot fuse a product with the sum after it, which would round once.
+    The product of two float32 numbers is exact in float64. Computed there, it cannot be fused with
+    a sum in float32 after it, as a compiler for GPUs does, which would round once instead of twice.
     """
-    return x.float().double()
+    return (a.double() * (b.double() if isinstance(b, Tensor) else b)).float()
 
 
 def draw_scale(temperature: float) -> float:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from masktuning.ops import backend
-from masktuning.ops.checks import check_once_differentiable, check_tensor
+from masktuning.ops.checks import check_once_differentiable, check_tensor, runs_directly
 from masktuning.ops.mask_sampling import IGNORE_INDEX
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -71,7 +71,7 @@ def dual_cross_entropy(
     if kernels and losses.dtype == torch.float32:
         inputs = (losses, logits, labels, denominators)
         settings = (alpha, label_smoothing, ignore_index, kernels)
-        if not torch.compiler.is_compiling():
+        if runs_directly(*inputs):
             if kernels != "cpp":  # which checks them itself
                 _check_labels(labels, logits.shape[1], ignore_index)
             return DualLoss(*_Dual.apply(*inputs, *settings))
@@ -124,7 +124,7 @@ def _check(
 
 
 def _check_labels(labels: Tensor, C: int, ignore_index: int) -> None:
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():  # a GPU would be waited for
+    if labels.device.type != "cpu" or not runs_directly(labels):  # a GPU would be waited for
         return
     outside = (labels != ignore_index) & ((labels < 0) | (labels >= C))
     if bool(outside.any()):

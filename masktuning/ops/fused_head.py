@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from masktuning.ops import backend
-from masktuning.ops.checks import check_once_differentiable
+from masktuning.ops.checks import check_once_differentiable, runs_directly
 
 
 def gradient_scale(dtype: torch.dtype) -> float:
@@ -112,7 +112,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _backward(ctx: Any, grad_losses: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    """Two products with the stored (p - onehot); every scale goes into what is small.
+    """Two products with the stored (p - onehot); all scaling is applied to the smaller operand.
 
     Rounding the scale itself to 16 bits would bias the whole gradient, so it stays in float32 until
     it has been multiplied by what is rounded anyway.
@@ -178,7 +178,7 @@ class _FusedHead(torch.autograd.Function):
 
 def fused_masked_lm_head(*inputs: Any) -> tuple[Tensor, ...]:
     """Losses [M], tokens [M], filled ids [B, L] and log-sum-exps [M]; inputs as in the schema."""
-    if not torch.compiler.is_compiling():
+    if runs_directly(*inputs[:9]):
         return _FusedHead.apply(*inputs)
     losses_M, tokens_M, filled_BL, lse_M, _ = torch.ops.masktuning.masked_lm_head(*inputs)
     return losses_M, tokens_M, filled_BL, lse_M.detach()

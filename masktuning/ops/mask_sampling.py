@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from masktuning.ops import backend, cpp
-from masktuning.ops.checks import check_tensor
+from masktuning.ops.checks import check_tensor, runs_directly
 from masktuning.ops.random import STREAM_CORRUPTION, STREAM_MASKING, draw_words
 
 IGNORE_INDEX = -100
@@ -72,7 +72,8 @@ def sample_masks(
     _check(input_ids, example_ids, rng, replacement_ids)
     check_tensor("maskable", maskable, torch.bool, input_ids.shape, input_ids.device)
     check_tensor("offsets", offsets, torch.int64, (input_ids.shape[0] + 1,), input_ids.device)
-    call = torch.ops.masktuning.sample_masks if torch.compiler.is_compiling() else _sample_masks
+    direct = runs_directly(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
+    call = _sample_masks if direct else torch.ops.masktuning.sample_masks
     return MaskedTokens(
         *call(
             input_ids,

@@ -37,7 +37,7 @@ class MaskedLMOutput(NamedTuple):
     losses: Tensor
     """[M] float32 (float64 for float64 operands), differentiable."""
     tokens: Tensor
-    """[M] int64, what was put in; -1 for surplus rows."""
+    """[M] int64, the substituted token ids; -1 for surplus rows."""
     input_ids: Tensor
     """[B, L] int64 with the tokens in place."""
     lse: Tensor

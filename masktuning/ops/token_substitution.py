@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from masktuning.ops import backend
-from masktuning.ops.checks import check_tensor
+from masktuning.ops.checks import check_tensor, runs_directly
 from masktuning.ops.draw import draw_among, largest
 from masktuning.ops.mask_sampling import IGNORE_INDEX
 from masktuning.ops.random import STREAM_SUBSTITUTION, draw_words
@@ -26,7 +26,7 @@ class SubstitutedTokens(NamedTuple):
     losses: Tensor
     """[M] float32 (float64 for float64 logits), 0 for ignored rows."""
     tokens: Tensor
-    """[M] int64, what was put in; -1 for surplus rows."""
+    """[M] int64, the substituted token ids; -1 for surplus rows."""
     input_ids: Tensor
     """[B, L] int64 with the tokens in place."""
     lse: Tensor
@@ -61,8 +61,8 @@ def substitute_tokens(
         banned_ids: [N] int64, ids that may not be put in (they stay in the loss).
         top_k: 1 takes the argmax (ties to the lower id), more draws among the k largest.
         temperature: divides the logits of the draw.
-        tokenizer_size: ids from here on may not be put in either, such as the embedding rows that
-            pad the vocabulary to a round number.
+        tokenizer_size: ids at or above this one are not put in either: embeddings are often padded
+            beyond the size of the tokenizer.
 
     Returns:
         SubstitutedTokens(losses [M], tokens [M], input_ids [B, L], lse [M]).
@@ -85,7 +85,7 @@ def substitute_tokens(
     rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
     choice = (top_k, temperature)
     check_substitution(logits, *rows, *choice, tokenizer_size)
-    kernels = backend.kernels_for("substitute_tokens", logits)
+    kernels = backend.kernels_for("substitute_tokens", logits) if runs_directly(logits) else ""
     check_values(kernels, *rows, logits.shape[1])
     if kernels:
         unit_MV = logits if logits.stride(1) == 1 else logits.contiguous()
@@ -220,7 +220,7 @@ def check_values(
     On a GPU this would wait for the device. The C++ kernels check for themselves, with the same
     messages, in a fraction of the time.
     """
-    if input_ids.device.type != "cpu" or kernels == "cpp" or torch.compiler.is_compiling():
+    if input_ids.device.type != "cpu" or kernels == "cpp" or not runs_directly(targets):
         return
     outside = (targets != IGNORE_INDEX) & ((targets < 0) | (targets >= V))
     if bool(outside.any()):

@@ -19,11 +19,6 @@
 #define __syncthreads() cuda_on_cpu::wait_for_block()
 #define __syncwarp() cuda_on_cpu::wait_for_warp()
 
-struct alignas(16) uint4 {
-  unsigned x, y, z, w;
-};
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-
 inline unsigned __float_as_uint(float x) {
   unsigned bits;
   std::memcpy(&bits, &x, 4);
@@ -98,6 +93,12 @@ inline void forget(u32&) {}
 inline void load_words(u32 (&words)[4], const void* source, bool wanted, u32 otherwise) {
   for (int w = 0; w < 4; ++w) words[w] = wanted ? static_cast<const u32*>(source)[w] : otherwise;
 }
+inline void store_words(void* target, u32 a, u32 b, u32 c, u32 d) {
+  const u32 words[4] = {a, b, c, d};
+  std::memcpy(target, words, 16);
+}
+inline void store_word(void* target, u32 a) { std::memcpy(target, &a, 4); }
+inline void store_half_word(void* target, u16 a) { std::memcpy(target, &a, 2); }
 inline i64 load_early(const i64* source) { return *source; }
 inline float fast_exp2(float x) { return std::exp2(x); }
 

@@ -16,8 +16,8 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-# torch.compile keeps what it compiled under keys that do not hold ATEN_CPU_CAPABILITY: code for other
-# vector instructions, from an earlier run, would compute garbage. So each run has a cache of its own.
+# torch.compile keeps what it compiled under keys that do not hold ATEN_CPU_CAPABILITY: code for
+# other vector instructions, from an earlier run, would compute garbage. So each run has its own cache.
 if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
     atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)

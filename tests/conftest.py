@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 # torch.compile keeps what it compiled under keys that do not hold ATEN_CPU_CAPABILITY: code for
-# other vector instructions, from an earlier run, would compute garbage. So each run has its own cache.
+# other vector instructions, from an earlier run, would compute garbage. Each run has its own.
 if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
     atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)

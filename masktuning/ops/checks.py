@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
 
 
 def check_tensor(
@@ -41,11 +41,9 @@ def runs_directly(*tensors: Tensor | None) -> bool:
     They may not where torch.compile traces, under a dispatch mode such as FakeTensorMode, which
     has to see the registered op, or for a subclass of Tensor, which may have no memory.
     """
-    return (
-        not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and all(tensor is None or type(tensor) in _PLAIN for tensor in tensors)
-    )
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    return _PLAIN.issuperset(map(type, tensors))
 
 
 def check_once_differentiable(op: str) -> None:
@@ -58,4 +56,6 @@ def check_once_differentiable(op: str) -> None:
 
 
 def _fits(have: Sequence[int], want: Sequence[int]) -> bool:
-    return len(have) == len(want) and all(w in (-1, h) for w, h in zip(want, have, strict=True))
+    return len(have) == len(want) and not any(
+        w != -1 and w != h for w, h in zip(want, have, strict=True)
+    )

@@ -182,13 +182,12 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of losses [M] and logits [B, C] from those of the three terms."""
     weight, gradient_BC = ctx.saved_tensors
-    of_mlm = _mixed(ctx.alpha, joint, mlm)
-    of_classification = _mixed(1 - ctx.alpha, joint, classification)
     of_losses = of_logits = None
-    if ctx.needs_input_grad[0] and of_mlm is not None:
-        of_losses = (of_mlm * weight).expand(ctx.rows)
-    if ctx.needs_input_grad[1] and of_classification is not None:
-        of_logits = (of_classification * gradient_BC).to(ctx.dtype)
+    if ctx.needs_input_grad[0] and (each := _mixed(ctx.alpha, joint, mlm)) is not None:
+        of_losses = (each * weight).expand(ctx.rows)
+    if ctx.needs_input_grad[1]:
+        share = _mixed(1 - ctx.alpha, joint, classification)
+        of_logits = None if share is None else (share * gradient_BC).to(ctx.dtype)
     return of_losses, of_logits, *[None] * 6
 
 

@@ -120,10 +120,14 @@ def choose(op: str, device: torch.device) -> str:
     if forced != "auto":
         return forced if check(forced) in candidates else "reference"
     gpu = device if device.type == "cuda" else None
-    found = next((name for name in candidates if not missing(name, gpu)), "reference")
-    if candidates and found != candidates[0]:
-        _warn_once(op, device, found, candidates[0])
-    return found
+    for name in candidates:
+        if not missing(name, gpu):
+            break
+    else:
+        name = "reference"
+    if candidates and name != candidates[0]:
+        _warn_once(op, device, name, candidates[0])
+    return name
 
 
 def kernels_for(op: str, tensor: Tensor) -> str:

@@ -53,9 +53,8 @@ def dual_cross_entropy(
         hit = c == label[:, None]
         of_label = log_total - tl.sum(tl.where(hit, d, 0.0), 1)
         of_all = log_total - tl.sum(tl.where(c < C, d, 0.0), 1) / C
-        # Without smoothing a logit of -inf would make the second part 0 times infinity.
-        smooth = tl.where(label_smoothing > 0.0, label_smoothing * of_all, 0.0)
-        loss = (1.0 - label_smoothing) * of_label + smooth
+        of_all = tl.where(label_smoothing > 0.0, of_all, 0.0)  # a logit of -inf makes it infinite
+        loss = (1.0 - label_smoothing) * of_label + label_smoothing * of_all
         loss = tl.where(known, loss, float("nan"))  # a label outside the classes shows
         classification += tl.where(counts, loss, 0.0)
         wanted = label_smoothing / C + tl.where(hit, 1.0 - label_smoothing, 0.0)

@@ -1,7 +1,7 @@
 """The joint loss of Mask-tuning from row losses and classifier logits.
 
 torch.compile sees the kernels as a registered op. Eager PyTorch calls them through an autograd
-Function, since a registered op costs the host several times as much per call.
+Function, since a registered op costs the host more in each call.
 
 Shapes: B examples, C classes, M masked positions.
 """

@@ -1,7 +1,7 @@
 """The op behind `masked_lm_head`: one product, one pass over its rows, two products.
 
 torch.compile sees it as a registered op. Eager PyTorch calls the same two functions through an
-autograd Function, since a registered op costs the host several times as much per call.
+autograd Function, since a registered op costs the host more in each call.
 
 Shapes: B examples, L tokens, M masked positions, H width, V vocabulary.
 """

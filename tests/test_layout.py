@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from importlib.metadata import files
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -112,7 +112,9 @@ def test_works_from_the_repository_and_from_elsewhere(folder):
 
 def test_the_installation_has_its_data():
     """Read from what pip recorded, so a file missing from the wheel shows."""
-    recorded = {str(path) for path in files("masktuning") or ()}
+    # An egg-info that a build left in the checkout has no RECORD, and is no installation.
+    installed = next(d for d in distributions(name="masktuning") if d.read_text("RECORD"))
+    recorded = {str(path) for path in installed.files or ()}
     if any("__editable__" in path for path in recorded):
         pytest.skip("an editable installation records no files")
     wanted = [p for p in (ROOT / "masktuning").rglob("*") if p.suffix in (".py", ".yaml", ".md")]

@@ -85,12 +85,18 @@ setup(
     # Triton kernels and CUDA source live at the top; `kernels` alone would shadow another package.
     packages=[
         "masktuning",
+        "masktuning.config",
         "masktuning.csrc",
+        "masktuning.data",
         "masktuning.demo",
+        "masktuning.demo.pretrain",
+        "masktuning.evaluation",
         "masktuning.kernels",
         "masktuning.methods",
+        "masktuning.modeling",
         "masktuning.ops",
         "masktuning.tasks",
+        "masktuning.training",
     ],
     package_dir={"masktuning.csrc": "csrc", "masktuning.kernels": "kernels"},
 )

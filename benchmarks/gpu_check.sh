@@ -71,19 +71,19 @@ parallel=()
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 sanitize() {
   step "$1" "$2" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 bash benchmarks/sanitized.sh "$1" \
-    "$sanitizer" "${pytest[@]}" -x tests/test_gpu.py -k "$3"
+    "$sanitizer" "${pytest[@]}" -x tests/ops/test_gpu.py -k "$3"
 }
 
 step build 70 "$python" setup.py build_ext --inplace
 step rows 75 "$python" benchmarks/compare_gpu.py "$out/gpu.json"
 step train_step 40 "$python" benchmarks/train_step.py "$out/train_step.json"
-step tests 70 "${pytest[@]}" "${parallel[@]}" --junitxml="$logs/tests.xml" tests/test_gpu.py \
+step tests 70 "${pytest[@]}" "${parallel[@]}" --junitxml="$logs/tests.xml" tests/ops/test_gpu.py \
   -k "not grid"
 if [ -z "$quick" ]; then
   sanitize memcheck 40 "small and cuda"
   sanitize racecheck 40 "small and cuda and not broken"
   sanitize initcheck 40 "small and cuda and not broken"
-  step grid 45 "${pytest[@]}" "${parallel[@]}" --junitxml="$logs/grid.xml" tests/test_gpu.py -k grid
+  step grid 45 "${pytest[@]}" "${parallel[@]}" --junitxml="$logs/grid.xml" tests/ops/test_gpu.py -k grid
   step info 15 "$python" -m masktuning.info
   step small_training 20 "$python" benchmarks/small_training.py "$out/small_training.json"
   step peers 25 "$python" benchmarks/compare_gpu.py --peers "$out/peers.json"

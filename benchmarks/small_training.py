@@ -20,8 +20,8 @@ from timing import environment, write_json
 from transformers import AutoTokenizer, set_seed
 
 from masktuning import MaskTuningArguments, MaskTuningModel, MaskTuningTrainer
+from masktuning.data.generated import LABELS, examples
 from masktuning.demo import EMBEDDED
-from masktuning.demo.data import LABELS, examples
 
 STEPS = 60
 LEARNT = 0.7

@@ -26,8 +26,8 @@ from timing import environment, half_dtype, write_json
 from masktuning.methods.finetuning import Finetuning
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.step import StepContext
-from masktuning.model import MaskTuningModel
-from masktuning.objective import Perturbation
+from masktuning.modeling.perturbation import Perturbation
+from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import backend
 
 GPU = torch.cuda.is_available()

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from masktuning.arguments import MaskTuningArguments
-    from masktuning.collator import MaskTuningCollator
-    from masktuning.model import MaskTuningModel
+    from masktuning.data.collator import MaskTuningCollator
+    from masktuning.modeling.shared_encoder import MaskTuningModel
     from masktuning.ops import dual_cross_entropy, masked_lm_head, sample_masks, substitute_tokens
-    from masktuning.trainer import MaskTuningTrainer
+    from masktuning.training.arguments import MaskTuningArguments
+    from masktuning.training.trainer import MaskTuningTrainer
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "MaskTuningArguments": "masktuning.arguments",
-    "MaskTuningCollator": "masktuning.collator",
-    "MaskTuningModel": "masktuning.model",
-    "MaskTuningTrainer": "masktuning.trainer",
+    "MaskTuningArguments": "masktuning.training.arguments",
+    "MaskTuningCollator": "masktuning.data.collator",
+    "MaskTuningModel": "masktuning.modeling.shared_encoder",
+    "MaskTuningTrainer": "masktuning.training.trainer",
     "dual_cross_entropy": "masktuning.ops",
     "masked_lm_head": "masktuning.ops",
     "sample_masks": "masktuning.ops",

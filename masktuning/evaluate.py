@@ -22,17 +22,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masktuning import run_folder
-from masktuning.combine import combine
-from masktuning.command_line import build_parser, parse, run_command
-from masktuning.config import DataArguments, UsageError, check_names
-from masktuning.labels import model_labels
-from masktuning.own_task import own_task, with_eval_files
+from masktuning.config.errors import UsageError, check_names
+from masktuning.config.files import make, write, write_json
+from masktuning.config.options import DataArguments
+from masktuning.config.parser import build_parser, parse, run_command
+from masktuning.data.custom_task import own_task, with_eval_files
+from masktuning.data.labels import model_labels
+from masktuning.evaluation.aggregate import combine
 from masktuning.tasks import PROTOCOLS, SetSpec, Task, load_task
 
 if TYPE_CHECKING:
-    from masktuning.metrics import SetResult
-    from masktuning.scoring import Scored
+    from masktuning.evaluation.metrics import SetResult
+    from masktuning.evaluation.scoring import Scored
 
 PROGRAM = "python -m masktuning.evaluate"
 _LENGTH = 128
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> None:
         return
     arguments, data = parse(parser, argv, {})
     if arguments.output_dir:
-        run_folder.make(Path(arguments.output_dir))
+        make(Path(arguments.output_dir))
     if arguments.combine or arguments.against:
         print(combine(arguments.combine, arguments.against, arguments.output_dir))
         return
@@ -106,10 +107,10 @@ def evaluate(arguments: EvaluationArguments, data: DataArguments) -> list[SetRes
     Raises:
         UsageError: on data or a model that cannot be used, or labels that do not agree.
     """
-    from masktuning.data import load_texts
-    from masktuning.encoding import EncodedSet, encode, length_limit
-    from masktuning.prediction import evaluate_sets, load_classifier
-    from masktuning.report import details_table, text_table
+    from masktuning.data.load import load_texts
+    from masktuning.data.tokenize import EncodedSet, encode, length_limit
+    from masktuning.evaluation.predict import evaluate_sets, load_classifier
+    from masktuning.evaluation.tables import details_table, text_table
 
     name = arguments.model_name_or_path
     if name is None:
@@ -198,12 +199,12 @@ def lengths(task: Task, usual: int, asked: int | None, longest: int) -> list[int
 
 def _write(folder: Path, scores: dict[str, Scored]) -> None:
     metrics = {k: v for one in scores.values() for k, v in one.result.as_metrics().items()}
-    run_folder.write_json(folder / "results.json", metrics)
+    write_json(folder / "results.json", metrics)
     for name, one in scores.items():
         lines = [
             json.dumps({"example_id": i, "label": one.labels[k]}) for i, k in enumerate(one.chosen)
         ]
-        run_folder.write(folder / f"predictions_{name}.jsonl", "\n".join(lines) + "\n")
+        write(folder / f"predictions_{name}.jsonl", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

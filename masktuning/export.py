@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masktuning.command_line import build_parser, parse, run_command
-from masktuning.config import UsageError, one_line
+from masktuning.config.errors import UsageError, one_line
+from masktuning.config.parser import build_parser, parse, run_command
 
 PROGRAM = "python -m masktuning.export"
 FILE = "model.onnx"
@@ -65,7 +65,7 @@ def export(folder: Path) -> tuple[Path, float]:
         import onnxscript  # noqa: F401  torch.onnx needs it, and would say so less clearly
     except ImportError as error:
         raise UsageError(f'{error.name} is missing: pip install "masktuning[onnx]"') from None
-    from masktuning.prediction import load_classifier
+    from masktuning.evaluation.predict import load_classifier
 
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder}: holds no classifier (no config.json)")

@@ -9,9 +9,9 @@ import os
 import platform
 from typing import Any
 
-from masktuning.command_line import run_command
-from masktuning.config import UsageError
-from masktuning.installed import version_of
+from masktuning.config.errors import UsageError
+from masktuning.config.installed import version_of
+from masktuning.config.parser import run_command
 
 _PACKAGES = ("masktuning", "torch", "transformers", "datasets")
 

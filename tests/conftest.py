@@ -26,7 +26,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-sys.path.insert(0, str(ROOT / "tests"))  # for `import families`
+# For `import families`: what several tests share lies in the folders of the tests.
+folders = [ROOT / "tests", *(path for path in (ROOT / "tests").iterdir() if path.is_dir())]
+sys.path[:0] = [str(path) for path in folders]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -118,7 +118,7 @@ def test_the_gpu_tests_themselves_run_on_stand_ins():
     tests = "cuda and (registered or dual or masks and 0 or broken and split and nan)"
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "cuda_stand_in"]
     done = subprocess.run(
-        [sys.executable, *command, "tests/test_gpu.py", "-k", tests],
+        [sys.executable, *command, "tests/ops/test_gpu.py", "-k", tests],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
         capture_output=True,
@@ -131,6 +131,6 @@ def test_the_gpu_tests_themselves_run_on_stand_ins():
 
 def test_the_gpu_tests_are_collected(checkout):
     """With what gpu_check.sh asks for: they load without datasets, and are skipped here."""
-    done = python(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py")
+    done = python(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/test_gpu.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split(" skipped")[0].split()[-1]) > 150

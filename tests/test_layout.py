@@ -9,77 +9,72 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-# Lowest first: a module imports only from rows above its own.
-LEVELS = [
-    {"ops.random", "ops.native", "ops.checks", "ops.draw", "ops.cuda_source"},
-    {"ops.cuda_images"},
-    {"ops.cpp", "ops.cuda", "ops.triton"},
-    {"ops.backend"},
-    {"ops.mask_sampling"},
-    {"ops.dual_cross_entropy", "ops.token_substitution", "ops.fused_head"},
-    {"ops.masked_lm_head"},
+# Lowest first: a file imports from its own folder and from folders in rows above its own.
+FLOORS = [
+    {"config"},
     {"ops"},
-    {"objective", "heads", "attention_mask"},
-    {"methods"},  # names only
-    {"config", "collator", "gradients", "metrics", "demo", "example_ids"},
-    {"tasks.schema", "installed"},
-    {
-        "arguments",
-        "command_line",
-        "labels",
-        "pretrained",
-        "readers",
-        "tasks",
-        "run_folder",
-        "demo.corpus",
-        "demo.data",
-        "demo.word_vectors",
-        "demo.workers",
-    },
-    {"model", "methods.step", "data", "own_task", "demo.masked_lm", "demo.pretraining_state"},
-    {"step_log", "methods.mask_tuning", "methods.finetuning", "encoding", "scoring"},
-    {"report", "prediction", "trainer", "perturbations"},
-    {"combine", "tasks.__main__"},
-    {"training_run", "demo.pretraining"},
-    {"comparison", "dry_run"},
-    {"train", "evaluate", "export", "info", "demo.pretrain"},
-    {"demo.export"},
+    {"tasks"},
+    {"data", "modeling"},
+    {"methods"},
+    {"evaluation"},
+    {"training"},
+    {"demo"},
+    {"commands"},
 ]
+PACKAGE = ROOT / "masktuning"
+COMMANDS = {"__init__", "evaluate", "export", "info", "train"}
 
 
-def module_name(path):
-    parts = path.relative_to(ROOT / "masktuning").with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
+def floor_of(name):
+    """The folder of a module; a module at the package's top or a __main__ is a command."""
+    folder, _, rest = name.partition(".")
+    command = name in COMMANDS or rest.endswith("__main__")
+    return next(i for i, names in enumerate(FLOORS) if ("commands" if command else folder) in names)
 
 
-def imported(path):
-    """Modules of this package that a file imports when it runs (not for type checking only)."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = []
-    for node in ast.walk(tree):
+def modules():
+    """Every module of the package by its dotted name, without `masktuning.`; no `__init__`."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found[name.removesuffix(".__init__") if "." in name else name] = path
+    return found
+
+
+def imported(path, known):
+    """Modules of this package that a file imports, for type checking only too."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("masktuning"):
             base = node.module.removeprefix("masktuning").lstrip(".")
             for alias in node.names:
                 full = f"{base}.{alias.name}".lstrip(".")
-                exists = (ROOT / "masktuning" / full.replace(".", "/")).with_suffix(".py").is_file()
-                yield full if exists else base
+                yield full if full in known else base or "__init__"
 
 
 def test_imports_run_downward():
-    level = {name: i for i, names in enumerate(LEVELS) for name in names}
-    seen = set()
-    for path in sorted((ROOT / "masktuning").rglob("*.py")):
-        name = module_name(path)
-        if not name:
-            continue
-        assert name in level, f"{name} has no place in LEVELS"
-        seen.add(name)
-        for other in imported(path):
-            if other:
-                assert level[other] < level[name], f"{name} imports {other}"
-    assert seen == level.keys()
+    known = modules()
+    for name, path in known.items():
+        if name == "__init__":
+            continue  # the public names, imported on first use
+        for other in imported(path, known):
+            if other == "__init__" or other.split(".")[0] == name.split(".")[0]:
+                continue  # the same folder; circles within it are for the test below
+            assert floor_of(other) < floor_of(name), f"{name} imports {other}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    known = modules()
+    graph = {name: set(imported(path, known)) - {name} for name, path in known.items()}
+    graph.pop("__init__")
+    # A package's __init__ imports its files: from below it is the file that is meant.
+    while leaves := [name for name, others in graph.items() if not others & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert not graph, f"in a circle, or above one: {sorted(graph)}"
+
+
+def test_modules_at_the_top_are_commands():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == COMMANDS
 
 
 def test_kernels_know_no_masktuning():

@@ -15,11 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import masktuning
-from masktuning.command_line import build_parser, parse, run_command
-from masktuning.config import UsageError
-from masktuning.demo.pretrain import PROGRAM as _PRETRAIN
-from masktuning.demo.pretrain import PretrainingArguments
-from masktuning.run_folder import write, write_json
+from masktuning.config.errors import UsageError
+from masktuning.config.files import write, write_json
+from masktuning.config.parser import build_parser, parse, run_command
+from masktuning.demo.pretrain.__main__ import PROGRAM as _PRETRAIN
+from masktuning.demo.pretrain.__main__ import PretrainingArguments
 
 PROGRAM = "python -m masktuning.demo.export"
 _CORRUPTIONS = {"mask": "[MASK]", "80-10-10": "BERT's 80/10/10"}
@@ -59,9 +59,9 @@ def export(run: Path, target: Path) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    from masktuning.demo.corpus import Windows, packed_file
-    from masktuning.demo.masked_lm import MaskedLM, new_model
-    from masktuning.demo.pretraining_state import METRICS, newest, read_progress
+    from masktuning.demo.pretrain.corpus import Windows, packed_file
+    from masktuning.demo.pretrain.masked_lm import MaskedLM, new_model
+    from masktuning.demo.pretrain.state import METRICS, newest, read_progress
 
     if target.resolve() == run.resolve():
         raise UsageError(f"{target}: is the run's own folder; give another --output_dir")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masktuning.collator import MASK_FIELDS
+from masktuning.data.collator import MASK_FIELDS
 from masktuning.methods.step import StepContext, StepTerms
 from masktuning.ops import dual_cross_entropy
 from masktuning.ops.dual_cross_entropy import mean_over

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from masktuning.objective import Perturbation
+from masktuning.modeling.perturbation import Perturbation
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from masktuning.config import UsageError, check_names
-from masktuning.tasks.schema import Document
+from masktuning.config.errors import UsageError, check_names
+from masktuning.tasks.yaml_schema import Document
 
 _FOLDER = Path(__file__).parent
 ROLES = ("train", "dev", "ood")

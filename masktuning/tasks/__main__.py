@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import fields
 
-from masktuning.command_line import FlagParser, run_command
-from masktuning.config import UsageError
-from masktuning.report import aligned
+from masktuning.config.errors import UsageError
+from masktuning.config.parser import FlagParser, run_command
+from masktuning.evaluation.tables import aligned
 from masktuning.tasks import SetSpec, Task, load_task, names
 
 PROGRAM = "python -m masktuning.tasks"
@@ -77,7 +77,7 @@ def check(task: Task, data_dir: str | None) -> str:
     Raises:
         UsageError: if a set is there and cannot be read.
     """
-    from masktuning.data import LabelledTexts, load_each  # seconds of imports
+    from masktuning.data.load import LabelledTexts, load_each
 
     loaded: dict[str, LabelledTexts] = {}
     missing: dict[str, str] = {}
@@ -105,8 +105,8 @@ def check(task: Task, data_dir: str | None) -> str:
 
 def _settings() -> set[str]:
     """What a task may set: the options of `python -m masktuning.train`."""
-    from masktuning.arguments import MaskTuningArguments  # seconds of imports
-    from masktuning.config import DataArguments, ModelArguments
+    from masktuning.config.options import DataArguments, ModelArguments
+    from masktuning.training.arguments import MaskTuningArguments
 
     groups = (MaskTuningArguments, DataArguments, ModelArguments)
     return {one.name for group in groups for one in fields(group)}

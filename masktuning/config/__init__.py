@@ -1,0 +1,1 @@
+"""What the commands are told: options, flags and YAML files, and the errors about them."""

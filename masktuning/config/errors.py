@@ -1,0 +1,24 @@
+"""The error for everything that a user can mend, and how such errors are worded."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(Exception):
+    """Something the user gave cannot be used; the message says what and how to mend it."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error of a library says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_names(names: Iterable[str], known: set[str], kind: str) -> None:
+    """Raises UsageError for the first of `names` that is not `known`, with the nearest one."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), sorted(known), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"unknown {kind} {name!r}{hint}")

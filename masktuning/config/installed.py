@@ -1,0 +1,42 @@
+"""Which of the packages that masktuning uses are installed, and their versions."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from masktuning import __version__
+from masktuning.config.errors import UsageError
+
+
+def version_of(package: str) -> str:
+    """The version of a package, or "not installed".
+
+    Our own is read from the source, so it is known in a checkout that was never installed too.
+    """
+    if package == "masktuning":
+        return __version__
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def import_datasets() -> Any:
+    """The package `datasets`, which the commands that read and tokenise data need.
+
+    The ops, the model and MaskTuningTrainer work without it.
+
+    Raises:
+        UsageError: if it is not installed.
+    """
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        if error.name != "datasets":
+            raise  # one of its own requirements is missing
+        raise UsageError(
+            "the package `datasets` is not installed, and this command tokenises its texts with "
+            "it: pip install 'datasets>=4.0'"
+        ) from None
+    return datasets

@@ -1,0 +1,156 @@
+"""Flags over a YAML file's options over defaults; usage errors are one sentence, exit code 2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from masktuning.config.errors import UsageError, check_names, one_line
+
+
+def build_parser(
+    program: str | None, description: str, dataclasses: Sequence[type], epilog: str = ""
+) -> Any:
+    """An HfArgumentParser whose usage errors are UsageError, for the given dataclasses."""
+    from transformers.hf_argparser import HfArgumentParser
+
+    class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+        pass
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(message)
+
+    groups: Any = dataclasses
+    return Parser(
+        groups,
+        prog=program,
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=Formatter,
+    )
+
+
+class FlagParser(ArgumentParser):
+    """For a few flags, or some ahead of the others; usage errors are UsageError."""
+
+    def __init__(self, program: str | None = None, description: str = "") -> None:
+        super().__init__(
+            prog=program,
+            description=description,
+            formatter_class=RawDescriptionHelpFormatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parse(parser: Any, argv: Sequence[str], defaults: dict[str, Any]) -> tuple[Any, ...]:
+    """The dataclasses from `argv` over `defaults` (a task's settings, then a YAML file's).
+
+    Raises:
+        UsageError: on an unknown flag or key, with the nearest known one; on a bad value.
+    """
+    check_names(defaults, known_names(parser), "option")
+    defaults = {name: value for name, value in defaults.items() if value is not None}
+    for action in parser._actions:  # argparse checks choices and types of flags, not of defaults
+        if action.dest in defaults:
+            defaults[action.dest] = _as_flag(action, defaults[action.dest])
+    parser.set_defaults(**defaults)
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            underscored(argv), return_remaining_strings=True, look_for_args_file=False
+        )
+    except (ValueError, ImportError, RuntimeError, OSError) as error:
+        raise UsageError(one_line(error)) from None  # a dataclass checked its own values
+    if unknown:
+        flags = [word.split("=")[0] for word in unknown if word.startswith("-")]
+        if not flags:
+            raise UsageError(f"what is {unknown[0]!r}? It follows no flag that takes it")
+        check_names([f.lstrip("-") for f in flags], known_names(parser), "flag")
+        raise UsageError(f"unknown flag {flags[0]}")
+    return tuple(parsed)
+
+
+def _as_flag(action: Any, value: Any) -> Any:
+    """A YAML value as the flag would have it, so that it goes through the flag's own checks."""
+    if action.choices is not None and value not in action.choices:
+        raise UsageError(
+            f"{action.dest}: {value!r} is none of {', '.join(map(str, action.choices))}"
+        )
+    if isinstance(value, dict):
+        return json.dumps(value)
+    several = action.nargs in ("+", "*")
+    if several:
+        return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise UsageError(f"{action.dest}: takes one value, not the list {value}")
+        value = value[0]
+    return str(value)
+
+
+def known_names(parser: Any) -> set[str]:
+    flags = {s.lstrip("-") for action in parser._actions for s in action.option_strings}
+    return flags - {"h", "help"}
+
+
+def underscored(argv: Sequence[str]) -> list[str]:
+    """The flags with underscores, as they are known by; HfArgumentParser takes dashes too."""
+    words = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        words.append(
+            flag.replace("-", "_").replace("__", "--", 1) + equals + value
+            if flag.startswith("--")
+            else word
+        )
+    return words
+
+
+def run_command(main: Any) -> NoReturn:
+    """Runs a command's main(argv): usage errors are one sentence and exit code 2, Ctrl-C is 130."""
+    logging.getLogger("masktuning").addHandler(logging.StreamHandler())
+    try:
+        main(sys.argv[1:])
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A mapping from a YAML file.
+
+    Raises:
+        UsageError: naming the file, and the line where it is not valid.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', '')}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: must be a mapping of names to values")
+    return content

@@ -1,0 +1,113 @@
+"""Texts to token ids, once: the result is kept on disk under a hash of all that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from masktuning.config.installed import import_datasets, version_of
+from masktuning.data.load import LabelledTexts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_ENCODING_VERSION = "1"  # raised when `encode` would give other columns for the same texts
+
+
+class EncodedSet(NamedTuple):
+    """One set's texts and their tokenised rows."""
+
+    texts: LabelledTexts
+    data: Dataset
+
+
+def encode(
+    texts: LabelledTexts,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    num_proc: int | None = None,
+) -> Dataset:
+    """Tokenised rows with `labels`, `example_id` (the row as read) and `truncated`.
+
+    Tokenised once: the result is kept in the datasets cache under a hash of texts, labels,
+    tokenizer and length.
+
+    Raises:
+        UsageError: if the package `datasets` is not installed.
+    """
+    datasets = import_datasets()
+    rows = {f"text_{i}": column for i, column in enumerate(texts.texts)}
+    dataset = datasets.Dataset.from_dict(
+        {**rows, "labels": texts.labels, "example_id": list(range(len(texts)))}
+    )
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        columns = [batch[name] for name in rows]
+        encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+        if tokenizer.is_fast:
+            cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
+        else:
+            cut = [len(ids) > max_length for ids in tokenizer(*columns, verbose=False)["input_ids"]]
+        return {**encoded, "truncated": cut}
+
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "masktuning"
+    cache.mkdir(parents=True, exist_ok=True)
+    key = _fingerprint(texts, tokenizer, max_length)
+    encoded = dataset.map(
+        tokenize,
+        batched=True,
+        num_proc=num_proc,
+        remove_columns=list(rows),
+        cache_file_name=str(cache / f"{key}.arrow"),
+        new_fingerprint=key,
+        desc=f"Tokenising {texts.name}",
+    )
+    cut = sum(encoded["truncated"])
+    if cut:
+        logger.warning(
+            "%s: %d of %d texts are longer than %d tokens and were truncated",
+            texts.name,
+            cut,
+            len(texts),
+            max_length,
+        )
+    return encoded
+
+
+def length_limit(encoder: nn.Module, config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the model takes, by its tokenizer, its configuration and its tables."""
+    limit = tokenizer.model_max_length  # astronomically large where the tokenizer does not know
+    limit = min(limit, getattr(config, "max_position_embeddings", None) or limit)
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa counts positions from its padding index on.
+            skipped = 0 if module.padding_idx is None else module.padding_idx + 1
+            limit = min(limit, module.num_embeddings - skipped)
+    return limit
+
+
+def _fingerprint(texts: LabelledTexts, tokenizer: Any, max_length: int) -> str:
+    digest = hashlib.sha256()
+    if tokenizer.is_fast:
+        # Truncation and padding are in there as the last call left them; ours is max_length.
+        settings = json.loads(tokenizer.backend_tokenizer.to_str())
+        settings |= {"truncation": None, "padding": None}
+    else:
+        settings = {"vocabulary": tokenizer.get_vocab(), "init": repr(tokenizer.init_kwargs)}
+    settings["class"] = type(tokenizer).__name__
+    settings["inputs"] = [tokenizer.model_input_names, tokenizer.truncation_side, max_length]
+    settings["versions"] = [version_of(name) for name in ("tokenizers", "transformers")]
+    for part in (_ENCODING_VERSION, json.dumps(settings)):
+        digest.update(part.encode() + b"\0")
+    for column in texts.texts:
+        digest.update("\0".join(column).encode("utf-8", "surrogatepass") + b"\1")
+    digest.update(",".join(map(str, texts.labels)).encode())
+    return digest.hexdigest()[:32]

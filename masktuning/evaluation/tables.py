@@ -1,0 +1,64 @@
+"""Results as text: the terminal's table, and the model card of a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from masktuning.evaluation.metrics import SetResult
+
+_CARD = Path(__file__).parent / "model_card.md"
+_HEADER = ("set", "role", "accuracy", "95 % interval", "n")
+_ROLES = {"dev": "in distribution", "ood": "out of distribution", "train": "training"}
+
+
+def _cells(result: SetResult) -> tuple[str, ...]:
+    return (
+        result.name,
+        _ROLES[result.role],
+        f"{100 * result.accuracy:.2f}",
+        f"{100 * result.low:.2f} to {100 * result.high:.2f}",
+        str(result.n),
+    )
+
+
+def text_table(results: list[SetResult]) -> str:
+    """An aligned table, accuracies in per cent."""
+    return aligned([_HEADER, *map(_cells, results)])
+
+
+def details_table(results: list[SetResult]) -> str:
+    """F1, collapse rules, cells and consistency, a row each; empty where there are none."""
+    rows = []
+    for result in results:
+        for name, value in result.more.items():
+            if name.endswith(("_low", "_high")):
+                continue
+            interval = ""
+            if f"{name}_low" in result.more:
+                low, high = (result.more[f"{name}_{end}"] for end in ("low", "high"))
+                interval = f"{100 * low:.2f} to {100 * high:.2f}"
+            rows.append((result.name, name, f"{100 * value:.2f}", interval))
+    return aligned([("set", "measure", "per cent", "95 % interval"), *rows]) if rows else ""
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Cells in columns, a rule under the first row."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def comparison_table(results: dict[str, list[SetResult]]) -> str:
+    """A row a method, a column a set; accuracies in per cent."""
+    sets = next(iter(results.values()))
+    head = ("method", *(f"{one.name} ({_ROLES[one.role]})" for one in sets))
+    body = [(name, *(f"{100 * r.accuracy:.2f}" for r in row)) for name, row in results.items()]
+    return aligned([head, *body])
+
+
+def markdown_table(results: list[SetResult]) -> str:
+    """The same as a Markdown table."""
+    rows = [_HEADER, ("---",) * len(_HEADER), *map(_cells, results)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,1 @@
+"""One encoder under two stock heads, and how checkpoints become one."""

@@ -1,0 +1,108 @@
+"""YAML files checked against dataclasses, with errors that name the line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from masktuning.config.errors import UsageError, check_names
+from masktuning.config.parser import read_yaml
+
+_NAMES: dict[Any, str] = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    dict: "a mapping",
+    list: "a list",
+}
+_SCALARS: dict[Any, tuple[type, ...]] = {
+    # To YAML no is false and 010 is 8, so a label that looks like a number needs quotes.
+    str: (str,),
+    bool: (bool,),
+    int: (int,),
+    float: (int, float),
+}
+
+
+class Document:
+    """A YAML file's content, and the line of each thing in it by its path of keys."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.name = str(path)
+        self.content = read_yaml(path)  # the errors of broken YAML are there
+        node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        self._lines = {} if node is None else dict(_lines(node, ()))
+        duplicates = [path for path, line in self._lines.items() if line < 0]
+        if duplicates:
+            raise self.error(duplicates[0], f"{duplicates[0][-1]!r} is given twice")
+
+    def error(self, path: tuple[str, ...], message: str) -> UsageError:
+        """A UsageError at the nearest line that is known for `path`."""
+        known = next((path[:i] for i in range(len(path), 0, -1) if path[:i] in self._lines), ())
+        line = abs(self._lines.get(known, 1))
+        return UsageError(f"{self.name}, line {line}: {message}")
+
+    def fit(self, path: tuple[str, ...], content: Any, shape: type, **given: Any) -> Any:
+        """A dataclass made of the mapping at `path`, and of what is `given`.
+
+        Raises:
+            UsageError: on an unknown key, a missing one or a value of another type.
+        """
+        if not isinstance(content, dict):
+            raise self.error(path, f"{path[-1] if path else 'the file'} must be a mapping of names")
+        hints = get_type_hints(shape)
+        wanted = {f.name: f for f in fields(shape) if f.name not in given}
+        for key in content:
+            try:
+                check_names([key], set(wanted), "key")
+            except UsageError as error:
+                raise self.error((*path, str(key)), str(error)) from None
+        for name, field in wanted.items():
+            needed = field.default is MISSING and field.default_factory is MISSING
+            if needed and content.get(name) in (None, "", [], {}):
+                raise self.error(path, f"{name!r} is missing")
+        values = {
+            key: self._value((*path, key), value, hints[key])
+            for key, value in content.items()
+            if value is not None
+        }
+        return shape(**given, **values)
+
+    def _value(self, path: tuple[str, ...], value: Any, hint: Any) -> Any:
+        kind, parts = get_origin(hint) or hint, get_args(hint)
+        if kind is Any:
+            return value
+        if kind in (list, dict):
+            if not isinstance(value, kind):
+                raise self.error(path, f"{path[-1]} must be {_NAMES[kind]}, not {value!r}")
+            if kind is list:
+                return [self._value(path, item, parts[0]) for item in value]
+            return {
+                self._value((*path, str(k)), k, str): self._value((*path, str(k)), v, parts[1])
+                for k, v in value.items()
+            }
+        wrong = not isinstance(value, _SCALARS[kind])
+        if wrong or (isinstance(value, bool) and kind is not bool):
+            hint = (
+                "; put it in quotes" if kind is str and not isinstance(value, list | dict) else ""
+            )
+            raise self.error(path, f"{path[-1]} must be {_NAMES[kind]}, not {value!r}{hint}")
+        return kind(value)
+
+
+def _lines(node: yaml.Node, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Each key's path and line, from 1; negative where a mapping has the key already."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen = set()
+    for key, value in node.value:
+        place = (*path, str(key.value))
+        line = key.start_mark.line + 1
+        yield place, -line if place in seen else line
+        seen.add(place)
+        yield from _lines(value, place)

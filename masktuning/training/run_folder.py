@@ -1,0 +1,158 @@
+"""What a run leaves on disk, and how a killed one is found again.
+
+A run folder holds the checkpoint (an ordinary classifier at its root, `mlm_head/` beside it),
+config.yaml, all_results.json, trainer_state.json, README.md and perturbations.jsonl; while
+training, checkpoint-N folders too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from masktuning.config.errors import UsageError
+from masktuning.config.files import write
+from masktuning.evaluation.aggregate import RUN_RESULTS as RESULTS
+from masktuning.training.method_arguments import MethodArguments
+
+CONFIG = "config.yaml"
+CARD = "README.md"
+_STATE = "trainer_state.json"
+_MARK = "# Written by a masktuning run; `python -m masktuning.train --config` repeats it.\n"
+_OF_THIS_CALL = ("config", "dry_run", "overwrite", "resume_from_checkpoint")
+# What a run writes at its root, and what of somebody else's it must not write over.
+_FILES = (CONFIG, RESULTS, CARD, _STATE, "config.json", "model.safetensors", "perturbations.jsonl")
+
+
+def check(folder: Path, resume: str | None, overwrite: bool, mlm_head: bool) -> str | None:
+    """Checks the folder and changes nothing; returns the checkpoint to resume from.
+
+    Raises:
+        UsageError: if it holds a run already, or files that no run of ours wrote, or there is no
+            whole checkpoint (with a masked-LM head, if `mlm_head`) to resume from.
+    """
+    if resume is not None:
+        newest = is_newest(resume)
+        found = last_checkpoint(folder) if newest else Path(resume)
+        if found is None or not _is_whole(found):
+            where = folder if newest else resume
+            raise UsageError(
+                f"{where}: no complete checkpoint to resume from; if the run stopped before its "
+                "first one, start it again with --overwrite"
+            )
+        if mlm_head and not (found / "mlm_head").is_dir():
+            raise UsageError(f"{found}: has no mlm_head/, so its method was another; give that one")
+        return str(found)
+    if holds_run(folder):
+        if not overwrite:
+            raise UsageError(
+                f"{folder} holds a run already: give another --output_dir, or --overwrite, or "
+                "--resume_from_checkpoint"
+            )
+        return None
+    foreign = [name for name in _FILES if (folder / name).exists()]
+    if foreign:
+        raise UsageError(
+            f"{folder} holds {foreign[0]}, which no run of masktuning wrote: give another "
+            "--output_dir"
+        )
+    return None
+
+
+def is_newest(resume: str) -> bool:
+    """Whether --resume_from_checkpoint names no folder, but the newest checkpoint there is."""
+    return resume in ("last", "True", "true")
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run of ours wrote there: its config.yaml, the first thing it writes, is marked."""
+    config = folder / CONFIG
+    return config.is_file() and config.read_text(encoding="utf-8").startswith(_MARK)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: its trainer_state.json comes last."""
+    return next((path for path in reversed(_checkpoints(folder)) if _is_whole(path)), None)
+
+
+def step_of(checkpoint: str) -> int:
+    """How many optimiser steps a whole checkpoint has behind it."""
+    return json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))["global_step"]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """all_results.json, or nothing where there is none yet."""
+    path = folder / RESULTS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write_config(path: Path, training: Any, chosen: set[str], *groups: Any) -> None:
+    """The options as YAML that `--config` takes: all of ours, Trainer's where `chosen`.
+
+    Tokens are left out: they are secrets.
+    """
+    own = {f.name for f in fields(MethodArguments)}
+    options = {
+        f.name: _plain(getattr(training, f.name))
+        for f in fields(training)
+        if f.name in own | chosen
+    }
+    for group in groups:
+        options |= {f.name: getattr(group, f.name) for f in fields(group)}
+    for name in ("train_file", "validation_file", "data_dir", "model_name_or_path", "output_dir"):
+        if options.get(name) and Path(options[name]).exists():
+            options[name] = str(Path(options[name]).absolute())  # so that it runs from anywhere
+    named = [entry.partition("=") for entry in options.get("eval_files") or []]
+    options["eval_files"] = [f"{name}={Path(path).absolute()}" for name, _, path in named]
+    kept = {
+        name: value
+        for name, value in options.items()
+        if name not in _OF_THIS_CALL and not name.endswith("_token") and value is not None
+    }
+    write(path, _MARK + yaml.safe_dump(kept, sort_keys=True, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    """What YAML can hold of an option, in the form that the flag takes."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return items or None
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    known = value is None or isinstance(value, bool | int | float | str | dict)
+    return value if known else str(value)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def clear(folder: Path) -> None:
+    """Removes an earlier run's checkpoints and results, and nothing else."""
+    if not holds_run(folder):
+        return
+    for path in _checkpoints(folder):
+        shutil.rmtree(path)
+    shutil.rmtree(folder / "mlm_head", ignore_errors=True)
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)

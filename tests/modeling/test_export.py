@@ -1,0 +1,63 @@
+"""The ONNX file gives PyTorch's logits, on other texts than the command checks it with."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from families import tiny_model, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification
+
+from masktuning import export
+from masktuning.config.errors import UsageError
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
+def test_logits_are_pytorch_s(family, tmp_path, capsys):
+    model = tiny_model(family).classifier
+    model.save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    export.main(["--output_dir", str(tmp_path), "--to", "onnx"])
+    assert "model.onnx" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    texts = ["w1 w2 w3 w4 w5 w6 w7 w8 w9", "w1", "w20 w30", "w4 w4"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    names = {one.name for one in session.get_inputs()}
+    (logits,) = session.run(["logits"], {k: v.numpy() for k, v in batch.items() if k in names})
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = stock(**batch).logits
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
+    tiny_model("bert").classifier.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    trace = export._trace
+
+    def of_another(model, tokenizer, path):
+        trace(tiny_model("bert", seed=1).classifier.eval(), tokenizer, path)
+
+    monkeypatch.setattr(export, "_trace", of_another)
+    with pytest.raises(UsageError, match="differ from PyTorch's by"):
+        export.main(["--output_dir", str(tmp_path)])
+    assert not list(tmp_path.glob("*.onnx")) and not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--output_dir is missing"),
+        (["--output_dir", "nowhere"], "nowhere: holds no classifier"),
+        (["--output_dir", "nowhere", "--to", "tflite"], "invalid choice: 'tflite'"),
+    ],
+)
+def test_errors_are_one_sentence(words, message):
+    command = [sys.executable, "-m", "masktuning.export", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,55 @@
+"""A pytest plugin that runs tests/ops/test_gpu.py on the CPU, on stand-ins for the CUDA kernels.
+
+    PYTHONPATH=tests python -m pytest -p cuda_stand_in tests/ops/test_gpu.py -k "small and cuda"
+
+Tensors that ask for a GPU are made on the CPU; the kernels' source runs as in test_cuda.py. So the
+tests' own code is run, but no GPU, no Triton, no CUDA graph and no stream.
+"""
+
+from contextlib import ExitStack
+
+import pytest
+import torch
+from emulated_cuda import emulated
+from torch.overrides import TorchFunctionMode
+
+from masktuning.ops import backend
+
+
+def _on_cpu(value):
+    if isinstance(value, torch.device) and value.type == "cuda":
+        return torch.device("cpu")
+    return "cpu" if isinstance(value, str) and value == "cuda" else value
+
+
+class _CpuForCuda(TorchFunctionMode):
+    """Calls torch's functions with every device "cuda" replaced by the CPU."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.cuda:
+            return args[0].clone()  # as a copy to a GPU would be
+        kwargs = dict(kwargs or {})
+        if "device" in kwargs:
+            kwargs["device"] = _on_cpu(kwargs["device"])
+        if function is torch.Tensor.to:  # elsewhere a "cuda" among the arguments is a back end
+            args = tuple(map(_on_cpu, args))
+        return function(*args, **kwargs)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:  # "needs a GPU" is the module's only mark
+        item.getparent(pytest.Module).own_markers.clear()
+
+
+@pytest.fixture(autouse=True)
+def _stand_in(monkeypatch):
+    choose = backend.choose
+    with ExitStack() as stack:
+        stack.enter_context(emulated())
+        monkeypatch.setattr(backend, "choose", choose)  # the tests say which back end
+        for devices in backend.PREFERRED.values():
+            monkeypatch.setitem(devices, "cpu", ("cuda", "cpp"))
+        monkeypatch.setattr(backend, "missing", lambda name, gpu: "")
+        monkeypatch.setattr(backend, "check", lambda name: name)
+        stack.enter_context(_CpuForCuda())
+        yield

@@ -1,0 +1,103 @@
+"""Runs the CUDA kernels' own source on the CPU, a fiber a thread (tests/ops/cuda_on_cpu).
+
+What it does not show: the inline PTX of csrc/cuda/device.cuh, which has a stand-in, and speed.
+"""
+
+import ctypes
+import mmap
+import shutil
+import subprocess
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+from conftest import ROOT
+
+from masktuning.ops import backend, cuda
+
+HERE = ROOT / "tests" / "cuda_on_cpu"
+RUNNERS = ("threads", "accesses")
+DEADLOCK, RACE = 2, 3
+
+
+@cache
+def build_folder():
+    """The sources with the stand-in for device.cuh beside them."""
+    folder = Path(mkdtemp(prefix="cuda_on_cpu-"))
+    for source in (*(ROOT / "csrc" / "cuda").glob("*.cu*"), *HERE.iterdir()):
+        shutil.copy(source, folder / source.name)
+    shutil.copy(ROOT / "csrc" / "philox.h", folder)
+    return folder
+
+
+def build(source):
+    """The library of one .cu file in the build folder."""
+    folder = build_folder()
+    library = folder / f"{Path(source).stem}.so"
+    # No fused multiply-add, as in the draw; -x tells the compiler that .cu is C++. The kernel's
+    # accesses are watched by accesses.cpp; the files that run it are not.
+    options = "g++ -std=c++17 -O1 -ffp-contract=off -fPIC -w -fno-gnu-unique -c -x c++".split()
+    watched = "-fsanitize=thread --param=tsan-instrument-func-entry-exit=0".split()
+    kernel = f"{library}.o"
+    subprocess.run([*options, *watched, source, "-o", kernel], cwd=folder, check=True)
+    for name in RUNNERS:
+        if not (folder / f"{name}.o").is_file():
+            subprocess.run([*options, f"{name}.cpp", "-o", f"{name}.o"], cwd=folder, check=True)
+    runners = [f"{name}.o" for name in RUNNERS]
+    link = ["g++", "-shared", "-Wl,-Bsymbolic", kernel, *runners, "-ldl", "-o", str(library)]
+    subprocess.run(link, cwd=folder, check=True)
+    return ctypes.CDLL(str(library))
+
+
+@cache
+def library_of(kernel):
+    for op, names in cuda.KERNELS.items():
+        if kernel in names:
+            return _library(op)
+    raise KeyError(kernel)
+
+
+@cache
+def _library(op):
+    return build(f"{op}.cu")
+
+
+def run(library, kernel, grid, threads, arguments, seed=0):
+    return library.run_kernel(
+        kernel.encode(), *grid, threads, arguments, ctypes.c_size_t(len(arguments)), seed
+    )
+
+
+def guarded(values, at_end):
+    """A copy of a tensor that a page without access follows (or, not `at_end`, goes before)."""
+    page = mmap.PAGESIZE
+    size = values.numel() * values.itemsize
+    pages = -(-size // page) * page
+    memory = mmap.mmap(-1, pages + 2 * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    mprotect = ctypes.CDLL(None).mprotect
+    for forbidden in (start, start + page + pages):
+        assert mprotect(ctypes.c_void_p(forbidden), ctypes.c_size_t(page), 0) == 0
+    offset = page + (pages - size if at_end else 0)
+    copy = torch.frombuffer(memory, dtype=values.dtype, count=values.numel(), offset=offset)
+    return copy.view(values.shape).copy_(values)
+
+
+@contextmanager
+def emulated(processors=1, seed=0):
+    """The CUDA back end takes CPU tensors, on a make-believe GPU of some processors."""
+    started = []
+
+    def launch(device, kernel, grid, threads, arguments):
+        started.append(kernel)
+        assert run(library_of(kernel), kernel, grid, threads, arguments, seed) == 0, kernel
+
+    saved = cuda.launch, cuda._processors, backend.choose
+    cuda.launch, cuda._processors = launch, lambda device: processors
+    backend.choose = lambda op, device: "cuda"
+    try:
+        yield started
+    finally:
+        cuda.launch, cuda._processors, backend.choose = saved

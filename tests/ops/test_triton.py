@@ -1,0 +1,192 @@
+"""The Triton kernels without a GPU: run by the interpreter, and compiled for GPUs.
+
+What is compiled is what masktuning/ops/triton.py launches: the same arguments and options, by the
+same way through Triton, up to the launch. tests/ops/test_gpu.py runs it where there is a GPU.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from itertools import product
+
+import pytest
+import torch
+from conftest import ROOT
+
+from masktuning.ops import triton as kernels
+
+pytest.importorskip("triton")
+
+# Registers of 32 bits on a processor (sm_70, sm_80 and sm_90), and what the row kernel is made for.
+REGISTERS, PROGRAMS_AT_A_TIME = 65536, 4
+
+
+def test_under_the_interpreter():
+    """In a process of its own: the interpreter takes the place of the compiler for good."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "tests/ops/interpreted_triton.py"],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert " passed" in done.stdout
+
+
+class Target:
+    """Stands in for Triton's driver, with as much of it as compiling needs."""
+
+    def __init__(self, capability):
+        self.capability = capability
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self):
+        return self.capability  # Triton keeps compiled kernels by device
+
+    def get_current_stream(self, device):
+        return 0
+
+
+@pytest.fixture
+def compile_for():
+    """Compiles a Launch for a capability by Triton's own `warmup`, which launches nothing."""
+    from triton.runtime.driver import driver
+
+    before = dict(vars(driver))  # without a GPU there is no driver that `reset_active` could find
+
+    def compiled(launch, capability):
+        driver.set_active(Target(capability))
+        grid = (launch.programs,)
+        return launch.kernel.warmup(*launch.arguments, grid=grid, **launch.options)
+
+    yield compiled
+    vars(driver).update(before)
+
+
+def row_launch(V, dtype, top_k=1, M=2, B=2, L=16, banned=3, first=0, stride=None):
+    """Of M rows from `first` on, in a buffer as that of masked_lm_head."""
+    stride = -(-V // 64) * 64 if stride is None else stride
+    ids = torch.zeros(first + M, dtype=torch.int64)
+    losses = torch.empty(M)
+    return kernels.substitution_launch(
+        torch.empty(M, stride, dtype=dtype)[:, :V],
+        torch.empty(V, dtype=dtype),
+        (ids[first:], ids[first:], torch.zeros(B, dtype=torch.int64), ids.new_zeros(2)),
+        torch.arange(banned),
+        V - 1,
+        (top_k, 1.0, 1.0),
+        (losses, ids.new_empty(M), ids.new_empty(B, L), torch.empty_like(losses)),
+    )
+
+
+def mask_launch(B, L, M, replacements=100):
+    ids, more = torch.zeros(B, L, dtype=torch.int64), torch.zeros(B + 1, dtype=torch.int64)
+    return kernels.sampling_launch(
+        (ids, ids.bool(), more[:B], more, more.new_zeros(2)),
+        4,
+        torch.arange(replacements) if replacements else None,
+        (torch.empty_like(ids), more.new_empty(M), more.new_empty(M)),
+    )
+
+
+def dual_launch(M, B, C=3, first=0):
+    return kernels.dual_loss_launch(
+        (
+            torch.zeros(first + M)[first:],
+            torch.zeros(B, C),
+            torch.zeros(B, dtype=torch.int64),
+            torch.ones(2),
+        ),
+        (-100, 0.5, 0.0),
+        (torch.empty(4), torch.empty(B, C)),
+    )
+
+
+def resources(cubin, tmp_path):
+    """Registers a thread, and bytes of stack, where spilled registers go."""
+    from triton import knobs
+
+    (tmp_path / "cubin").write_bytes(cubin)
+    command = [knobs.nvidia.cuobjdump.path, "-res-usage", tmp_path / "cubin"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (used,) = re.findall(r"REG:(\d+) STACK:(\d+)", shown)
+    return int(used[0]), int(used[1])
+
+
+@pytest.mark.parametrize("capability", [70, 80, 90])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("top_k", [1, 8])
+@pytest.mark.parametrize("V", [30522, 50265])
+def test_row_kernel_fits_in_its_registers(V, top_k, dtype, capability, compile_for, tmp_path):
+    launch = row_launch(V, dtype, top_k)
+    compiled = compile_for(launch, capability)
+    threads = launch.options["num_warps"] * 32
+    registers, stack = resources(compiled.asm["cubin"], tmp_path)
+    assert registers <= REGISTERS // (PROGRAMS_AT_A_TIME * threads)
+    assert stack == 0
+    vectors = launch.options["LANES"] // threads  # of 16 bytes, a thread and tile
+    ptx = compiled.asm["ptx"]
+    assert ptx.count("ld.global.v4") == 2 * 2 * vectors  # logits and bias in each of two sweeps
+    # The compiler may write out the sweep over ignored rows, which stores zeros, on its own.
+    assert ptx.count("st.global.v4") in (vectors, 2 * vectors)
+    # Without vectors: the tail, one loss, one log-sum-exp, one token at its two places.
+    assert len(re.findall(r"st\.global(?!\.v4)", ptx)) == 5
+
+
+@pytest.mark.parametrize("capability", [70, 80, 90])
+def test_the_others_compile(capability, compile_for):
+    for launch in (mask_launch(2, 100, 9), mask_launch(2, 100, 9, 0), dual_launch(9, 2)):
+        assert compile_for(launch, capability).asm["cubin"][:4] == b"\x7fELF"
+
+
+def test_a_run_compiles_each_kernel_once(compile_for):
+    """Whatever changes from batch to batch: M, B, L, and where a chunk of the rows begins."""
+
+    batches = [(1, 1, 1), (2, 1, 16), (16, 16, 17), (17, 2, 128), (205, 32, 128), (64, 8, 100)]
+    rows = {
+        compile_for(row_launch(300, torch.float16, 4, M, B, L, banned, first), 80).hash
+        for (M, B, L), banned, first in product(batches, (1, 2, 16, 32), (0, 1))
+    }
+    assert len(rows) == 1
+    masks = {compile_for(mask_launch(B, L, M), 80).hash for M, B, L in batches}
+    assert len(masks) == 1
+    dual = {
+        compile_for(dual_launch(M, B, first=first), 80).hash
+        for (M, B, _), first in product(batches, (0, 1))
+    }
+    assert len(dual) == 1
+    # Texts of up to 512 tokens: three blocks.
+    longer = {compile_for(mask_launch(2, L, 9), 80).hash for L in range(1, 513, 37)}
+    assert len(masks | longer) == 3
+
+
+def test_another_row_stride_or_way_to_ban_is_another_variant(compile_for):
+    """So that the test above would see them; a stride of no multiple of 16 has no vectors."""
+    launches = [
+        row_launch(300, torch.float16),
+        row_launch(300, torch.float16, stride=300),
+        row_launch(300, torch.float16, banned=33),
+        row_launch(300, torch.float16, banned=0),
+    ]
+    compiled = [compile_for(launch, 80) for launch in launches]
+    assert len({variant.hash for variant in compiled}) == 4
+    vectors = [variant.asm["ptx"].count("ld.global.v4") for variant in compiled]
+    assert vectors[1] < vectors[0] == vectors[2] == vectors[3]
+
+
+def test_a_launch_copies_no_argument():
+    """Arguments without gaps go to the kernel as they are."""
+    logits, bias = torch.zeros(2, 64)[:, :50], torch.zeros(50)
+    rows = tuple(torch.zeros(2, dtype=torch.int64) for _ in range(4))
+    banned, ids = torch.arange(3), torch.zeros(1, 2, dtype=torch.int64)
+    outputs = (torch.empty(2), rows[0].new_empty(2), ids, torch.empty(2))
+    launch = kernels.substitution_launch(logits, bias, rows, banned, None, (1, 1.0, 1.0), outputs)
+    given = (logits, bias, *rows, banned, *outputs)
+    assert [t.data_ptr() for t in launch.arguments[: len(given)]] == [t.data_ptr() for t in given]

@@ -1,0 +1,314 @@
+"""MaskTuningTrainer: accumulation, processes, resuming and checkpoints change nothing."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from families import examples, save_tiny, tiny_model, tiny_tokenizer
+from stock_step import expected_step
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+from masktuning import MaskTuningArguments, MaskTuningCollator, MaskTuningTrainer
+from masktuning.data.example_ids import with_example_ids
+
+SCRIPT = Path(__file__).parent / "train_tiny.py"
+# Terms that the optimiser step is made of; the last two are measured apart.
+TERMS = ("loss", "grad_norm", "loss_mlm", "loss_cls", "grad_norm_mlm", "grad_norm_cls")
+# SGD shows a gradient of the wrong size, and leaves one of rounding noise small; Adam does neither.
+SGD = {"optim": "sgd", "learning_rate": 0.05, "num_train_epochs": 2}
+
+
+def run_script(folder, processes=1, expect=0, **options):
+    """The result of tests/training/train_tiny.py in processes of its own."""
+    options = {"out": str(folder / "result.json"), "output_dir": str(folder / "run"), **options}
+    command = [sys.executable, str(SCRIPT), json.dumps(options)]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command = [*launcher, "--nproc_per_node", str(processes), *command[1:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, done.stderr[-3000:]
+    if expect:
+        return {}
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("result.json*"))]
+    masks = {}
+    for result in results:
+        masks.update(result["masks"])
+    return {**results[0], "masks": masks}
+
+
+def assert_same_steps(a, b, tolerance=1e-4, terms=TERMS):
+    assert len(a["logs"]) == len(b["logs"]) > 0
+    for one, other in zip(a["logs"], b["logs"], strict=True):
+        for term in terms:
+            assert one[term] == pytest.approx(other[term], rel=tolerance), (one["step"], term)
+    np.testing.assert_allclose(a["weights"], b["weights"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    return run_script(folder, per_device_train_batch_size=16, **SGD)
+
+
+def test_accumulation_changes_nothing(one_process, tmp_path):
+    """4 x 4 is 1 x 16 in both losses, all gradient norms and the weights."""
+    parts = run_script(
+        tmp_path,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=4,
+        **SGD,
+    )
+    assert_same_steps(parts, one_process)
+    assert parts["masks"] == one_process["masks"]
+
+
+@pytest.mark.parametrize("find_unused", [None, False], ids=["two_phase", "joint"])
+def test_two_processes_are_one(one_process, tmp_path, find_unused):
+    """Two gloo ranks of 4 x 2 are one process of 16: masked-token counts differ by rank."""
+    both = run_script(
+        tmp_path,
+        processes=2,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        ddp_find_unused_parameters=find_unused,
+        ddp_backend="gloo",
+        **SGD,
+    )
+    apart = TERMS if find_unused is None else TERMS[:4]
+    assert_same_steps(both, one_process, terms=apart)
+    assert both["masks"] == one_process["masks"]
+
+
+def test_masks_change_with_the_epoch(one_process):
+    masks = one_process["masks"]
+    examples_seen = {key.split("/")[0] for key in masks}
+    assert len(examples_seen) == 64 and len(masks) == 128
+    same = sum(masks[f"{i}/0"] == masks[f"{i}/1"] for i in examples_seen)
+    assert same < 16
+
+
+def test_killed_and_resumed_is_uninterrupted(tmp_path):
+    """Also within an epoch, with dropout: the same masks and bit-equal weights."""
+    options = {
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 2,
+        "dropout": True,
+        "save_strategy": "steps",
+        "save_steps": 3,
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+    expected = run_script(whole, **options)
+    run_script(cut, expect=-9, kill_at=10, **options)
+    resumed = run_script(cut, resume=str(cut / "run" / "checkpoint-9"), **options)
+    assert resumed["weights"] == expected["weights"]
+    assert resumed["masks"].keys() < expected["masks"].keys()
+    assert all(expected["masks"][key] == value for key, value in resumed["masks"].items())
+    assert resumed["logs"][-1]["loss"] == pytest.approx(expected["logs"][-1]["loss"], rel=1e-6)
+
+
+def arguments(folder, **options):
+    settings = {
+        "output_dir": str(folder),
+        "mask_rate": 0.2,
+        "per_device_train_batch_size": 8,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "save_strategy": "no",
+    }
+    return MaskTuningArguments(**{**settings, **options})
+
+
+def test_a_stock_classifier_and_a_stock_dataset_are_enough(tmp_path):
+    """One import changed: the head comes from the same checkpoint, row numbers are the ids."""
+    name = save_tiny(tmp_path / "model", "bert")
+    rows = [{k: v for k, v in row.items() if k != "example_id"} for row in examples(16, 1)]
+    rows = [{**row, "sentence": "raw text is dropped"} for row in rows]
+    trainer = MaskTuningTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(name),
+        args=arguments(tmp_path / "run"),
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset={"a": Dataset.from_list(rows), "b": Dataset.from_list(rows[:4])},
+        processing_class=tiny_tokenizer(),
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert {"eval_a_accuracy", "eval_b_accuracy", "eval_a_loss"} <= metrics.keys()
+    assert trainer.train_dataset["example_id"][:3] == [0, 1, 2]
+
+
+def test_a_16_bit_checkpoint_is_trained_in_float32(tmp_path, caplog):
+    """transformers loads a float16 checkpoint as float16."""
+    name = save_tiny(tmp_path / "model", "bert")
+    AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float16).save_pretrained(name)
+    classifier = AutoModelForSequenceClassification.from_pretrained(name)
+    assert classifier.dtype == torch.float16
+    with caplog.at_level(logging.WARNING, "masktuning"):
+        trainer = MaskTuningTrainer(
+            model=classifier,
+            args=arguments(tmp_path / "run"),
+            train_dataset=Dataset.from_list(examples(16, 1)),
+            processing_class=tiny_tokenizer(),
+        )
+    assert "was loaded in float16 and is trained in float32" in caplog.text
+    trainer.train()
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+def test_any_map_style_dataset_is_numbered_and_a_stream_is_refused():
+    rows = [{"input_ids": [0, 9, 2], "labels": 0}, {"input_ids": [0, 8, 2], "example_id": 40}]
+    numbered = with_example_ids(rows)
+    assert len(numbered) == 2
+    assert numbered[0]["example_id"] == 0 and numbered[1]["example_id"] == 40
+    with pytest.raises(ValueError, match="a stream without an example_id column"):
+        with_example_ids(Dataset.from_list(rows[:1]).to_iterable_dataset())
+
+
+def test_options_set_after_construction_count(tmp_path):
+    """A sweep sets names on the arguments and makes each run's model with model_init."""
+
+    def norms(alpha):
+        trainer = MaskTuningTrainer(
+            model_init=lambda: AutoModelForSequenceClassification.from_pretrained(name),
+            args=arguments(tmp_path / "run", max_steps=1),
+            train_dataset=Dataset.from_list(examples(8, 1)),
+            processing_class=tiny_tokenizer(),
+        )
+        trainer.args.alpha, trainer.args.mask_rate = alpha, 1.0
+        trainer.train()
+        log = trainer.state.log_history[0]
+        return log["grad_norm_mlm"], log["grad_norm_cls"], trainer.perturbation
+
+    name = save_tiny(tmp_path / "model", "bert")
+    (mlm, rest, _), (all_mlm, no_rest, _) = norms(0.5), norms(1.0)
+    assert all_mlm == pytest.approx(2 * mlm, rel=1e-4)
+    assert no_rest < 1e-5 * rest
+
+
+def test_a_collator_of_the_user_s_keeps_its_rate(tmp_path):
+    collator = MaskTuningCollator(tiny_tokenizer(), mask_rate=1.0)
+    trainer = MaskTuningTrainer(
+        model=tiny_model("bert"),
+        args=arguments(tmp_path, mask_rate=0.05),
+        data_collator=collator,
+        train_dataset=Dataset.from_list(examples(8, 1)),
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["num_masked"] == int(batch["maskable"].sum())
+
+
+def test_best_model_is_loaded_at_the_end(tmp_path):
+    trainer = MaskTuningTrainer(
+        model=tiny_model("bart"),
+        args=arguments(
+            tmp_path,
+            save_strategy="steps",
+            eval_strategy="steps",
+            eval_steps=1,
+            save_steps=1,
+            learning_rate=0.5,  # so that a later step is worse
+            max_steps=3,
+            load_best_model_at_end=True,
+            metric_for_best_model="loss",
+        ),
+        train_dataset=Dataset.from_list(examples(16, 1)),
+        eval_dataset=Dataset.from_list(examples(16, 2)),
+        processing_class=tiny_tokenizer(),
+    )
+    trainer.train()
+    best = min(log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize(("method", "norms"), [("mask_tuning", True), ("finetuning", False)])
+def test_gradient_norms_are_logged(tmp_path, method, norms):
+    """||a * g_MLM + (1 - a) * g_CLS|| is the logged whole, and lies between the parts' bounds."""
+    trainer = MaskTuningTrainer(
+        model=tiny_model("bert"),
+        args=arguments(tmp_path, method=method),
+        train_dataset=Dataset.from_list(examples(16, 1)),
+        processing_class=tiny_tokenizer(),
+    )
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert ("grad_norm_mlm" in log) == norms
+    if norms:
+        whole, mlm, rest = (log[k] for k in ("grad_norm", "grad_norm_mlm", "grad_norm_cls"))
+        assert abs(mlm - rest) <= whole * (1 + 1e-5) and whole <= (mlm + rest) * (1 + 1e-5)
+        assert mlm > 0 and rest > 0 and 0 <= log["same_token_share"] <= 1
+
+
+def test_the_norms_are_those_of_the_two_terms(tmp_path):
+    """Against gradients of each term taken alone with torch.autograd.grad."""
+    model = tiny_model("roberta")
+    rows = examples(8, 1)
+    trainer = MaskTuningTrainer(
+        model=model,
+        args=arguments(tmp_path, alpha=0.6, seed=77, max_steps=1, max_grad_norm=0.1),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny_tokenizer(),
+    )
+    batch = trainer.data_collator(rows)
+
+    def norm(alpha, weight):
+        gradients = expected_step(model, batch, alpha, visit=0)[1]
+        return weight * sum(float((g**2).sum()) for g in gradients.values()) ** 0.5
+
+    expected_mlm, expected_rest = norm(1.0, 0.6), norm(0.0, 0.4)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["grad_norm_mlm"] == pytest.approx(expected_mlm, rel=1e-4)
+    assert log["grad_norm_cls"] == pytest.approx(expected_rest, rel=1e-4)
+
+
+def test_mixed_precision_trains(tmp_path):
+    trainer = MaskTuningTrainer(
+        model=tiny_model("bert"),
+        args=arguments(tmp_path, bf16=True),
+        train_dataset=Dataset.from_list(examples(16, 1)),
+        processing_class=tiny_tokenizer(),
+    )
+    trainer.train()
+    assert np.isfinite(trainer.state.log_history[0]["loss"])
+
+
+def test_a_nan_loss_reaches_the_log(tmp_path):
+    model = tiny_model("bert")
+    with torch.no_grad():
+        model.encoder.get_input_embeddings().weight[10:] = torch.nan
+    trainer = MaskTuningTrainer(
+        model=model,
+        args=arguments(tmp_path, max_steps=1),
+        train_dataset=Dataset.from_list(examples(8, 1)),
+        processing_class=tiny_tokenizer(),
+    )
+    trainer.train()
+    assert np.isnan(trainer.state.log_history[0]["loss"])
+
+
+def test_new_head_weights_are_named(tmp_path, caplog):
+    """A checkpoint with an encoder only: a warning, not an error."""
+    from masktuning.modeling.shared_encoder import MaskTuningModel
+
+    name = save_tiny(tmp_path, "bert")
+    AutoModelForSequenceClassification.from_pretrained(name).base_model.save_pretrained(name)
+    with caplog.at_level(logging.WARNING, "masktuning"):
+        MaskTuningModel.from_pretrained(name)
+    assert "newly initialised in BertForMaskedLM" in caplog.text
+    assert "cls.predictions.transform.dense.weight" in caplog.text
+
+
+def test_no_tokenizer_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="processing_class is missing"):
+        MaskTuningTrainer(model=tiny_model("bert"), args=arguments(tmp_path))

@@ -1,0 +1,101 @@
+"""Trains a tiny model and writes what happened; run by test_trainer.py, alone or under torchrun.
+
+python tests/training/train_tiny.py '{"out": "result.json", "output_dir": "run", ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "modeling"))
+
+import torch
+from datasets import Dataset
+from families import examples, tiny_model, tiny_tokenizer
+from transformers import TrainerCallback
+
+from masktuning import MaskTuningArguments, MaskTuningTrainer
+from masktuning.modeling import perturbation as objective
+
+
+class KillAt(TrainerCallback):
+    """Ends the process as a power cut would, right after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def record_masks(seen: dict[str, list[int]]) -> None:
+    """Keeps, for each example and visit, which of its tokens the training masked."""
+    sample = objective.sample_masks
+
+    def recording(input_ids: Any, maskable: Any, example_ids: Any, *rest: Any) -> Any:
+        masked = sample(input_ids, maskable, example_ids, *rest)
+        visit = int(rest[1][1])
+        for position in masked.positions.tolist():
+            b, t = divmod(position, input_ids.shape[1])
+            seen.setdefault(f"{int(example_ids[b])}/{visit}", []).append(t)
+        return masked
+
+    objective.sample_masks = recording
+
+
+def train(
+    out: str | None = None,
+    family: str = "bert",
+    count: int = 64,
+    dropout: bool = False,
+    kill_at: int = 0,
+    resume: str | None = None,
+    pair: bool = True,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Logs, masks and final weights (as one vector) of a run."""
+    seen: dict[str, list[int]] = {}
+    record_masks(seen)
+    model = tiny_model(family)
+    if dropout:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1
+    settings = {
+        "mask_rate": 0.2,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "save_strategy": "no",
+        **arguments,
+    }
+    trainer = MaskTuningTrainer(
+        model=model,
+        args=MaskTuningArguments(**settings),
+        train_dataset=Dataset.from_list(examples(count, 3, pair, classes=2)),
+        processing_class=tiny_tokenizer(),
+        callbacks=[KillAt(kill_at)] if kill_at else None,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    result = {
+        "logs": [log for log in trainer.state.log_history if "loss" in log],
+        "masks": seen,
+        "weights": weights.tolist(),
+    }
+    if out:
+        rank = trainer.args.process_index
+        Path(f"{out}.{rank}" if rank else out).write_text(json.dumps(result))
+    return result
+
+
+if __name__ == "__main__":
+    train(**json.loads(sys.argv[1]))

@@ -17,7 +17,7 @@ from conftest import ROOT
 
 from masktuning.ops import backend, cuda
 
-HERE = ROOT / "tests" / "cuda_on_cpu"
+HERE = ROOT / "tests" / "ops" / "cuda_on_cpu"
 RUNNERS = ("threads", "accesses")
 DEADLOCK, RACE = 2, 3
 

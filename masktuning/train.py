@@ -1,10 +1,11 @@
-"""Train a text classifier, measure it in and out of distribution, keep it as a plain checkpoint.
+"""Train a text classifier, measure it in and out of distribution, and keep it as a checkpoint.
 
 The embedded demo, on a laptop, offline:
 
     python -m masktuning.train
 
-SST-2 from the hub, with the paper's settings, tested on the edited IMDB reviews too (as files):
+SST-2 from the hub, with the paper's settings; with the files of the task in DATA, the edited IMDB
+reviews are measured too:
 
     python -m masktuning.train --task sst2 --model_name_or_path roberta-base
     python -m masktuning.train --task sst2 --model_name_or_path roberta-base --data_dir DATA
@@ -13,38 +14,33 @@ The baseline, through the same trainer:
 
     python -m masktuning.train --task sst2 --model_name_or_path roberta-base --method finetuning
 
-Your own files (CSV, TSV, JSONL or Parquet), with an out-of-domain set beside:
+Your own files (CSV, TSV, JSONL or Parquet), with an out-of-domain set of your own:
 
     python -m masktuning.train --model_name_or_path roberta-base --alpha 0.3 --output_dir out \\
         --train_file train.csv --validation_file dev.csv --eval_files reviews=reviews.csv
 
-Two GPUs; go on after a stop:
+Two GPUs; and how a stopped run goes on:
 
     torchrun --nproc_per_node=2 -m masktuning.train --task sst2 ... --output_dir out
     python -m masktuning.train --config out/config.yaml --resume_from_checkpoint
 
-The demo goes on with --output_dir and --resume_from_checkpoint.
+A stopped demo goes on with --output_dir and --resume_from_checkpoint.
 """
 
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from masktuning.config.installed import import_datasets
 from masktuning.config.options import DataArguments, ModelArguments, RunArguments
-from masktuning.config.parser import (
-    build_parser,
-    run_command,
-)
+from masktuning.config.parser import build_parser, run_command, wants_help
 from masktuning.demo import EMBEDDED
+from masktuning.methods import method_class
+from masktuning.methods import names as method_names
+from masktuning.methods.choice import MethodChoice
 from masktuning.tasks import names
-from masktuning.training.job import read_job
-from masktuning.training.method_arguments import MethodArguments
-
-if TYPE_CHECKING:
-    pass
+from masktuning.training.job import read_job, read_method
 
 PROGRAM = "python -m masktuning.train"
 EPILOG = """\
@@ -53,38 +49,47 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
   --per_device_train_batch_size --per_device_eval_batch_size --gradient_accumulation_steps
   --max_grad_norm --bf16 --fp16 --use_cpu --report_to --logging_steps --eval_strategy
   --save_strategy --save_steps --save_total_limit --resume_from_checkpoint --label_smoothing_factor
-Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags win over it.
-Without --task and --train_file the demo runs, with plain fine-tuning beside Mask-tuning.
+Methods: {methods}.
+A method has flags of its own, such as --alpha: `--method NAME --help` shows them.
+Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags go over it.
+Without --task and --train_file the demo runs: plain fine-tuning and then Mask-tuning.
 """
 
 
 def main(argv: list[str]) -> None:
-    if "-h" in argv or "--help" in argv:
-        groups = [ModelArguments, DataArguments, MethodArguments, RunArguments]
-        epilog = EPILOG.format(tasks=", ".join(names()))
-        build_parser(PROGRAM, __doc__ or "", groups, epilog).print_help()
+    """Trains what the flags say; see the top of this file."""
+    if wants_help(argv):
+        _help_parser(argv).print_help()
         return
-    options = read_job(argv, EMBEDDED)
+    job = read_job(argv, EMBEDDED)
     import_datasets()  # said now, before a model is loaded or an earlier run removed
+    from masktuning.demo.compare import compare  # seconds of imports: after the cheap errors
     from masktuning.training.dry_run import dry_run
     from masktuning.training.run import run
 
-    runs = [options]
-    if options.task.generated and "method" not in options.chosen:
-        beside = Path(str(options.training.output_dir)) / "finetuning"
-        plain = ["--method", "finetuning", "--output_dir", str(beside)]
-        runs.insert(0, read_job([*argv, *plain], EMBEDDED))
-    if options.run.dry_run:
-        for one in runs:
+    jobs = [job]
+    if job.task.generated and "method" not in job.chosen:
+        folder = str(job.folder / "finetuning")
+        plain = ["--method", "finetuning", "--output_dir", folder]
+        jobs.insert(0, read_job([*argv, *plain], EMBEDDED))
+    if job.run.dry_run:
+        for one in jobs:
             print(f"{one.task.name}, {one.training.method}:")
             with tempfile.TemporaryDirectory() as folder:
                 dry_run(one, folder)
-    elif len(runs) > 1:
-        from masktuning.demo.compare import compare
-
-        compare(runs)
+    elif len(jobs) > 1:
+        compare(jobs)
     else:
-        run(options)
+        run(job)
+
+
+def _help_parser(argv: list[str]) -> Any:
+    """The flags that every run has and, if a method is named, those of the method."""
+    groups: list[type] = [ModelArguments, DataArguments, MethodChoice, RunArguments]
+    if method := read_method(argv):
+        groups.insert(3, method_class(method).Options)
+    epilog = EPILOG.format(tasks=", ".join(names()), methods=", ".join(method_names()))
+    return build_parser(PROGRAM, __doc__ or "", groups, epilog)
 
 
 if __name__ == "__main__":

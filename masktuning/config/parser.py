@@ -100,7 +100,13 @@ def _as_flag(action: Any, value: Any) -> Any:
     return str(value)
 
 
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the flags ask for the help of a command."""
+    return "-h" in argv or "--help" in argv
+
+
 def known_names(parser: Any) -> set[str]:
+    """The names of all flags of a parser, without dashes."""
     flags = {s.lstrip("-") for action in parser._actions for s in action.option_strings}
     return flags - {"h", "help"}
 

@@ -1,4 +1,4 @@
-"""Pads a batch and prepares what masking needs, from the very arrays the kernels read.
+"""From tokenised rows to padded batches, and which tokens of a batch are to be masked.
 
 Shapes: B examples, L tokens.
 """
@@ -12,21 +12,82 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-MASK_FIELDS = ("maskable", "example_ids", "offsets", "num_masked")
-_KEPT = ("input_ids", "token_type_ids", "attention_mask", "label", "labels", "example_id")
+from masktuning.data.batch import NAMES
+
+Pad = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 
 
-class MaskTuningCollator:
-    """Dynamic padding, plus `maskable`, `example_ids`, `offsets` and `num_masked`.
+class PaddingCollator:
+    """Pads a batch to its longest text and gives the rows' numbers as `example_ids` [B].
 
-    `maskable` [B, L] is false for padding and for every id of `all_special_ids` (also an [UNK]
-    inside the text). Row i masks k_i = min(n_i, max(min_per_example, (n_i * P + 2^31) >> 32))
-    tokens with P = round(mask_rate * 2^32) and n_i its maskable ones, and none where n_i = 0:
-    Mask-tuning (arXiv 2307.10457) section II with A1 and A2's reading, at least one a row.
-    `num_masked` is a Python int, so the device is never asked how many rows the head has.
+    Columns that no model reads (such as the raw text) are dropped, and `attention_mask` is left
+    out where nothing is padded. `pad` may be any collator that returns padded tensors; by default
+    it is transformers' DataCollatorWithPadding.
+    """
 
-    `attention_mask` is left out where nothing is padded. Columns that no model reads (the raw
-    text) are dropped. `pad` may be any collator that returns padded tensors.
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pad: Pad | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.pad = pad or DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        kept = {*NAMES, "label"}
+        rows = [{k: v for k, v in row.items() if k in kept} for row in features]
+        example_ids = [row.get("example_id", -1) for row in features]
+        batch = dict(self.pad(rows))
+        mask = batch.get("attention_mask")
+        if mask is not None and bool(mask.all()):
+            del batch["attention_mask"]
+        batch["example_ids"] = torch.tensor(example_ids)
+        return batch
+
+
+class MaskPlan:
+    """Decides which tokens of a batch may be masked, and how many of each example are.
+
+    Every token may be masked but padding and the tokenizer's special tokens (an [UNK] within the
+    text too). Of the n_i maskable tokens of example i,
+
+        k_i = min(n_i, max(min_per_example, (n_i * P + 2^31) >> 32)),  P = round(mask_rate * 2^32)
+
+    are masked: Mask-tuning (arXiv 2307.10457), section II. The paper does not say what happens to
+    short texts, of which 5 % is less than one token; here at least `min_per_example` are masked.
+
+    Raises:
+        ValueError: if mask_rate is outside (0, 1].
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, mask_rate: float, min_per_example: int = 1
+    ) -> None:
+        if not 0 < mask_rate <= 1:
+            raise ValueError(f"mask_rate must be in (0, 1], not {mask_rate}")
+        self.rate_in_2_32 = round(mask_rate * 2**32)
+        self.min_per_example = min_per_example
+        self.special_ids = torch.tensor(sorted(set(tokenizer.all_special_ids)))
+
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`maskable` [B, L] bool, and `offsets` [B + 1], the exclusive sum of the k_i."""
+        maskable = ~torch.isin(input_ids, self.special_ids)
+        if attention_mask is not None:
+            maskable &= attention_mask.bool()
+        n_B = maskable.sum(1)
+        wanted_B = ((n_B * self.rate_in_2_32 + 2**31) >> 32).clamp(min=self.min_per_example)
+        counts_B = torch.minimum(n_B, wanted_B)
+        return maskable, torch.cat([counts_B.new_zeros(1), counts_B.cumsum(0)])
+
+
+class MaskTuningCollator(PaddingCollator):
+    """Pads a batch and prepares its masks: `maskable`, `example_ids`, `offsets`, `num_masked`.
+
+    `MaskTuningTrainer` does this by itself; the collator is for training loops of your own.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        mask_rate: the share of an example's tokens to mask; see `MaskPlan` for the formula.
+        min_per_example: how many tokens of an example are masked at least.
+        pad: any collator that returns padded tensors.
 
     Raises:
         ValueError: if mask_rate is outside (0, 1].
@@ -37,39 +98,13 @@ class MaskTuningCollator:
         tokenizer: PreTrainedTokenizerBase,
         mask_rate: float = 0.05,
         min_per_example: int = 1,
-        pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None = None,
+        pad: Pad | None = None,
     ) -> None:
-        self.set_rate(mask_rate)
-        self.tokenizer = tokenizer
-        self.min_per_example = min_per_example
-        self.special_ids = torch.tensor(sorted(set(tokenizer.all_special_ids)))
-        self.pad = pad or DataCollatorWithPadding(tokenizer)
-
-    def set_rate(self, mask_rate: float) -> None:
-        """The share of an example's tokens to mask from now on; ValueError outside (0, 1]."""
-        if not 0 < mask_rate <= 1:
-            raise ValueError(f"mask_rate must be in (0, 1], not {mask_rate}")
-        self.rate_in_2_32 = round(mask_rate * 2**32)
+        super().__init__(tokenizer, pad)
+        self.plan = MaskPlan(tokenizer, mask_rate, min_per_example)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        rows = [{k: v for k, v in row.items() if k in _KEPT} for row in features]
-        example_ids = [row.pop("example_id", -1) for row in rows]
-        batch = dict(self.pad(rows))
-        input_ids = batch["input_ids"]
-        attention_mask = batch.get("attention_mask", torch.ones_like(input_ids))
-        if bool(attention_mask.all()):
-            batch.pop("attention_mask", None)
-        maskable = attention_mask.bool() & ~torch.isin(input_ids, self.special_ids)
-        offsets = self.offsets(maskable)
-        batch["maskable"] = maskable
-        batch["example_ids"] = torch.tensor(example_ids)
-        batch["offsets"] = offsets
-        batch["num_masked"] = int(offsets[-1])  # last: batch sizes are read off the first tensor
-        return batch
-
-    def offsets(self, maskable: Tensor) -> Tensor:
-        """[B + 1], the exclusive sum of the numbers of tokens to mask."""
-        n_B = maskable.sum(1)
-        wanted_B = ((n_B * self.rate_in_2_32 + 2**31) >> 32).clamp(min=self.min_per_example)
-        counts_B = torch.minimum(n_B, wanted_B)
-        return torch.cat([counts_B.new_zeros(1), counts_B.cumsum(0)])
+        batch = super().__call__(features)
+        maskable, offsets = self.plan(batch["input_ids"], batch.get("attention_mask"))
+        # The integer comes last: Accelerate reads the size of a batch off its first value.
+        return {**batch, "maskable": maskable, "offsets": offsets, "num_masked": int(offsets[-1])}

@@ -1,25 +1,42 @@
-"""Row numbers as `example_id`, which the masks are drawn by."""
+"""Columns that are added to a training set, such as the row numbers by which masks are drawn."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch.utils.data
 
 
-class _Numbered(torch.utils.data.Dataset):
-    """A map-style dataset of mappings, with its row numbers as `example_id`."""
+class _WithColumn(torch.utils.data.Dataset):
+    """A map-style dataset of mappings with one more column; a row's own value goes first."""
 
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
+    def __init__(self, rows: Any, name: str, values: Sequence[Any]) -> None:
+        self.rows, self.name, self.values = rows, name, values
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"example_id": index, **self.rows[index]}
+        return {self.name: self.values[index], **self.rows[index]}
+
+
+def with_column(dataset: Any, name: str, values: Any) -> Any:
+    """`dataset` with one more column; `values` has an item per row."""
+    # Not imported here: `datasets` may be missing, and whoever has one of its tables imported it.
+    library = sys.modules.get("datasets")
+    if library is not None and isinstance(dataset, library.Dataset):
+        return dataset.add_column(name, values)
+    return _WithColumn(dataset, name, values)
+
+
+def column(dataset: Any, name: str) -> list[Any]:
+    """All values of a column."""
+    if hasattr(dataset, "column_names"):
+        return list(dataset[name])
+    return [dataset[i][name] for i in range(len(dataset))]
 
 
 def with_example_ids(dataset: Any) -> Any:
@@ -31,12 +48,8 @@ def with_example_ids(dataset: Any) -> Any:
     columns = getattr(dataset, "column_names", None) or ()
     if dataset is None or "example_id" in columns:
         return dataset
-    # Not imported here: `datasets` may be missing, and whoever has one of its tables imported it.
-    library = sys.modules.get("datasets")
-    if library is not None and isinstance(dataset, library.Dataset):
-        return dataset.add_column("example_id", np.arange(len(dataset)))
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
-        return _Numbered(dataset)
+        return with_column(dataset, "example_id", np.arange(len(dataset)))
     raise ValueError(
         "train_dataset is a stream without an example_id column: add each row's number as one"
     )

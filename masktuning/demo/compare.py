@@ -10,11 +10,11 @@ from accelerate import PartialState
 from masktuning.config.errors import UsageError
 from masktuning.data.load import load_texts
 from masktuning.evaluation.tables import comparison_table
-from masktuning.methods import method_class
 from masktuning.training import run_folder
+from masktuning.training.build import load_model
 from masktuning.training.job import TrainingJob
 from masktuning.training.perturbation_log import FILE
-from masktuning.training.run import load_model, run
+from masktuning.training.run import check_folder, run
 
 _SHOWN = 3
 
@@ -30,10 +30,7 @@ def compare(runs: list[TrainingJob]) -> None:
             raise UsageError("give --output_dir: processes would not agree on a folder's name")
     _settle_resuming(runs)
     for options in runs:
-        args = options.training
-        folder, overwrite = Path(str(args.output_dir)), options.run.overwrite
-        head = method_class(args.method).needs_mlm_head
-        run_folder.check(folder, args.resume_from_checkpoint, overwrite, head)
+        check_folder(options)
     last = runs[-1]
     load_texts(last.task.sets, last.task.labels, last.data.data_dir)
     load_model(last)  # Mask-tuning asks more of a checkpoint, and comes last

@@ -1,25 +1,96 @@
-"""One file a paper; a method is what one micro-batch of a training step does.
+"""Training methods: one file per paper, listed here by the name that `--method` takes.
 
-A method is chosen by name (`--method`), built from the arguments, and called by the trainer.
-Names are importable without torch, so that `--help` stays quick.
+Other packages add methods through the entry point group `masktuning.methods`; docs/extending.md
+shows how. Nothing is imported before a method is asked for, so `--help` stays quick.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from masktuning.config.errors import UsageError, check_names, one_line
 
 if TYPE_CHECKING:
-    from masktuning.methods.step import Method
+    from masktuning.methods.base import Method
 
-# name: (module, class)
+GROUP = "masktuning.methods"
 METHODS = {
-    "mask_tuning": ("masktuning.methods.mask_tuning", "MaskTuning"),
-    "finetuning": ("masktuning.methods.finetuning", "Finetuning"),
+    "mask_tuning": "masktuning.methods.mask_tuning:MaskTuning",
+    "finetuning": "masktuning.methods.finetuning:Finetuning",
+    "span_cutoff": "masktuning.methods.span_cutoff:SpanCutoff",
+    "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",
 }
+# What importing a module of another package may raise.
+_IMPORT_ERRORS = (
+    ImportError,
+    AttributeError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 
 
+def names() -> list[str]:
+    """The methods of this package, then those that other installed packages add."""
+    return [*METHODS, *(name for name in _others() if name not in METHODS)]
+
+
+@cache
 def method_class(name: str) -> type[Method]:
-    """The class of the method called `name`; KeyError if there is none."""
-    module, attribute = METHODS[name]
-    return getattr(import_module(module), attribute)
+    """The class of a method.
+
+    Raises:
+        UsageError: if there is no method of that name, or the package that adds it cannot be
+            imported or lacks a member of the interface; the message names the package and member.
+    """
+    check_names([name], set(names()), "method")
+    if name in METHODS:
+        return EntryPoint(name, METHODS[name], GROUP).load()
+    entry = _others()[name]
+    package = entry.dist.name if entry.dist else entry.module.partition(".")[0]
+    where = f"the method {name!r} of the package {package} cannot be used"
+    try:
+        found = entry.load()
+    except _IMPORT_ERRORS as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(f"{where}: {entry.value} cannot be imported ({reason})") from None
+    if problem := _problem(found):
+        raise UsageError(f"{where}: {entry.value} {problem}")
+    return found
+
+
+def options_by_method() -> dict[str, set[str]]:
+    """The names of the options of every method of this package."""
+    return {name: {f.name for f in fields(method_class(name).Options)} for name in METHODS}
+
+
+def _others() -> dict[str, EntryPoint]:
+    """The entry points of other packages by their names."""
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _problem(found: Any) -> str:
+    """Which member of the interface a class lacks or has wrong; "" if it can be used."""
+    from masktuning.methods.base import FEATURES, Method
+
+    for member in ("Options", "requires", "terms", "losses"):
+        if getattr(found, member, None) is None or (
+            member == "losses" and found.losses is Method.losses
+        ):
+            return f"lacks the member {member!r}"
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        return "is no subclass of masktuning.methods.base.Method"
+    if not (isinstance(found.Options, type) and is_dataclass(found.Options)):
+        return "has a member 'Options' that is no dataclass"
+    if unknown := set(found.requires) - FEATURES:
+        known = ", ".join(sorted(FEATURES))
+        return f"has a member 'requires' with {sorted(unknown)[0]!r}; a model can give {known}"
+    if not found.terms or isinstance(found.terms, str):
+        return "has a member 'terms' that is no list of the names of its losses"
+    return ""

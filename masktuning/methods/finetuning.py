@@ -1,29 +1,26 @@
-"""Plain fine-tuning: cross-entropy on the clean text, through the same trainer as the others."""
+"""Plain fine-tuning: cross-entropy on the original texts, by the trainer of all methods."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor
 
-from masktuning.methods.step import StepContext, StepTerms
-from masktuning.ops import dual_cross_entropy
+from masktuning.data.batch import Batch
+from masktuning.methods.base import Method
+from masktuning.methods.step import Step
 
 
-class Finetuning:
-    """L = L_FT on the original examples (run_glue's recipe); alpha plays no part."""
+class Finetuning(Method):
+    """L = CE(f(x), y) on the original examples, the baseline of every comparison.
 
-    needs_mlm_head = False
+    Equivalent to::
 
-    def __init__(self, alpha: float) -> None:
-        del alpha
-
-    def step(self, model: nn.Module, batch: dict[str, Any], context: StepContext) -> StepTerms:
         logits_BC = model(**batch).logits
-        none = logits_BC.new_zeros(0, dtype=context.denominators.dtype)
-        dual = dual_cross_entropy(
-            none, logits_BC, batch["labels"], context.denominators, 0.0, context.label_smoothing
-        )
-        context.backward(dual.loss)
-        zero = dual.mlm.detach()
-        return StepTerms(dual.loss.detach(), zero, dual.classification.detach(), zero, zero)
+        return F.cross_entropy(logits_BC, batch.labels)
+    """
+
+    def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
+        """One loss, the cross-entropy."""
+        logits_BC = self.model(batch.input_ids, **batch.texts()).logits
+        yield step.cross_entropy(logits_BC, batch.labels)

@@ -1,54 +1,77 @@
-"""What the trainer hands to a method for one micro-batch, and what it gets back."""
+"""What a method is told of the optimiser step that its micro-batch belongs to.
+
+Shapes: B examples, C classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from torch import Tensor, nn
-
-from masktuning.modeling.perturbation import Perturbation
+from masktuning.ops import dual_cross_entropy
+from masktuning.ops.dual_cross_entropy import mean_over
 
 
-@dataclass(frozen=True)
-class StepContext:
-    """Everything of the optimiser step that one of its micro-batches needs."""
+class Step:
+    """The random numbers, the denominators and the log of one micro-batch.
 
-    rng: Tensor
-    """[2] int64, seed and visit."""
-    denominators: Tensor
-    """[2] float, the step's masked tokens and labels, divided by the number of processes."""
-    perturbation: Perturbation | None
-    label_smoothing: float
-    two_phase: bool
-    """Whether several backward passes a forward are allowed; else one joint forward."""
-    backward: Callable[..., None]
-    """backward(loss, mlm=False): accumulates gradients; mlm=True marks the masked-LM term."""
-    no_sync: Callable[[], AbstractContextManager[Any]]
-    """Within it gradients stay on this process."""
+    Attributes:
+        rng: [2] int64, the seed and the epoch, for the counter-based random numbers of `ops`.
+        counts: what `Method.counts` returned, summed over the micro-batches and processes of the
+            optimiser step and divided by the number of processes (since the processes' gradients
+            are averaged). Means over them are means over the whole optimiser step.
+        label_smoothing: of the cross-entropy, from 0 to below 1.
+        logged: what the method logged, by name.
+    """
+
+    def __init__(
+        self, rng: Tensor, counts: dict[str, Tensor], label_smoothing: float = 0.0
+    ) -> None:
+        self.rng = rng
+        self.counts = counts
+        self.label_smoothing = label_smoothing
+        self.logged: dict[str, Tensor] = {}
+
+    def mean(self, values: Tensor, over: str = "labels") -> Tensor:
+        """This micro-batch's share of the optimiser step's mean of `values`.
+
+        `over` names the count that the sum is divided by. A count of 0 gives 0.
+        """
+        return mean_over(values.sum(), self.counts[over])
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The share of the optimiser step's mean cross-entropy; labels of -100 count for nothing.
+
+        Args:
+            logits: [B, C] float.
+            labels: [B] int64.
+
+        Equivalent to::
+
+            sum = F.cross_entropy(logits_BC, labels_B, reduction="sum", label_smoothing=...)
+            return sum / step.counts["labels"]
+        """
+        # The joint loss of Mask-tuning without its first term: one kernel for every method.
+        denominators = F.pad(self.counts["labels"][None], (1, 0))
+        no_rows = logits.new_zeros(0, dtype=denominators.dtype)
+        dual = dual_cross_entropy(no_rows, logits, labels, denominators, 0.0, self.label_smoothing)
+        return dual.loss
+
+    def log(self, **values: Tensor) -> None:
+        """Logs this micro-batch's shares of means: the log shows their sum over each step.
+
+        Nothing waits for the device; the values are averaged over the steps between two lines of
+        the log. A method that logs `loss_<term>` replaces the value that it yielded for this term.
+        """
+        self.logged.update({name: value.detach() for name, value in values.items()})
 
 
-class StepTerms(NamedTuple):
-    """The values of one micro-batch, on the device: shares of the optimiser step's means."""
-
-    loss: Tensor
-    mlm: Tensor
-    classification: Tensor
-    same: Tensor
-    """How many predictions equal the token they replace."""
-    masked: Tensor
-    """How many tokens were masked."""
-
-
-class Method(Protocol):
-    """A way to train on one micro-batch; `step` calls `context.backward` itself."""
-
-    needs_mlm_head: bool
-
-    def __init__(self, alpha: float) -> None: ...
-
-    def step(self, model: nn.Module, batch: dict[str, Any], context: StepContext) -> StepTerms:
-        """Forward and backward for one micro-batch."""
-        ...
+def stack_counts(counts: list[dict[str, Tensor | int]], device: torch.device) -> Tensor:
+    """The sums of the micro-batches' counts, [N] float32 in the order of their names."""
+    totals = torch.zeros(len(counts[0]), device=device)
+    for i, name in enumerate(counts[0]):
+        values = [one[name] for one in counts]
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        totals[i] = torch.stack(tensors).sum() if tensors else sum(values)
+    return totals

@@ -71,25 +71,14 @@ class MaskedLMHead(nn.Module):
         self._added_bias_name = ""
         self.fused = isinstance(self._decoder(), nn.Linear) and self._probe()
 
-    def forward(
-        self,
-        hidden: Tensor,
-        input_ids: Tensor,
-        positions: Tensor,
-        targets: Tensor,
-        example_ids: Tensor,
-        rng: Tensor,
-        banned_ids: Tensor | None,
-        top_k: int,
-        temperature: float,
-        tokenizer_size: int | None,
-    ) -> MaskedLMOutput:
-        """Losses and predictions for the rows `hidden` [M, H]; see ops.masked_lm_head."""
-        rows = (input_ids, positions, targets, example_ids, rng, banned_ids)
-        choice = (top_k, temperature, tokenizer_size)
+    def forward(self, hidden: Tensor, *rows: Any) -> MaskedLMOutput:
+        """Losses and predictions for the rows `hidden` [M, H].
+
+        `rows` are the arguments of `ops.masked_lm_head` that follow the bias, in their order.
+        """
         if not self.fused:
-            return masked_lm_head_from_logits(self.logits(hidden), *rows, *choice)
-        return masked_lm_head(self.transform(hidden), self.weight, self.bias, *rows, *choice)
+            return masked_lm_head_from_logits(self.logits(hidden), *rows)
+        return masked_lm_head(self.transform(hidden), self.weight, self.bias, *rows)
 
     @property
     def weight(self) -> Tensor:

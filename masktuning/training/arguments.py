@@ -1,30 +1,35 @@
-"""MaskTuningArguments: Hugging Face's TrainingArguments and the method's own options."""
+"""MaskTuningArguments: Hugging Face's TrainingArguments with the options of a method."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from masktuning.training.method_arguments import MethodArguments
+from masktuning.config.errors import UsageError
+from masktuning.methods import method_class
+from masktuning.methods.choice import MethodChoice
+from masktuning.methods.mask_tuning import MaskTuningOptions
 
 
 @dataclass
-class MaskTuningArguments(MethodArguments, TrainingArguments):
-    """Every field of TrainingArguments, plus those of `config.MethodArguments`.
+class MethodArguments(MethodChoice, TrainingArguments):
+    """Every field of TrainingArguments, the method and the back end.
 
-    Defaults that differ, for the reasons given: the raw columns are dropped by the collator; NaN
-    losses must show; short runs must log too; batches are made by each process; copies overlap
-    with the computation.
+    Defaults differ from TrainingArguments' where the collator drops the raw columns, NaN losses
+    must show, short runs must log too, each process makes its own batches, and copies to the device
+    overlap with the computation.
 
     Raises:
-        ValueError: on an option out of range, naming it.
+        ValueError: for an option that is out of range, naming it.
     """
 
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "The collator drops what no model reads."}
+        default=False, metadata={"help": "Unneeded: the collator drops what no model reads."}
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hides NaN losses and waits for the device every step."}
@@ -34,17 +39,70 @@ class MaskTuningArguments(MethodArguments, TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        self.check()
+        method_options(self)
         _check_ranges(self)
         gpu = torch.cuda.is_available() and not self.use_cpu
         if not gpu:
-            self.dataloader_pin_memory = False  # nothing to copy to; torch would warn
+            self.dataloader_pin_memory = False  # there is nothing to copy to; torch would warn
         if self.accelerator_config is None:
             self.accelerator_config = {
                 "dispatch_batches": False,
                 "non_blocking": self.dataloader_pin_memory,
             }
         super().__post_init__()
+
+
+@dataclass
+class MaskTuningArguments(MaskTuningOptions, MethodArguments):
+    """TrainingArguments and the options of Mask-tuning, for `MaskTuningTrainer`.
+
+    `arguments_for` gives the same class with the options of another method.
+
+    Raises:
+        ValueError: for an option that is out of range, naming it.
+    """
+
+
+@cache
+def arguments_for(method: str) -> type[MethodArguments]:
+    """MaskTuningArguments with the options of `method` in place of Mask-tuning's.
+
+    Raises:
+        UsageError: if there is no such method, or it cannot be used, or one of its options has the
+            name of one of TrainingArguments.
+
+    Example::
+
+        args = arguments_for("span_cutoff")("out", cutoff_rate=0.2)
+    """
+    options = method_class(method).Options
+    if options is MaskTuningOptions:
+        return MaskTuningArguments
+    taken = {f.name for f in fields(MethodArguments)} & {f.name for f in fields(options)}
+    if taken:
+        raise UsageError(
+            f"the method {method!r} has an option {sorted(taken)[0]!r}, which is already one of "
+            "TrainingArguments"
+        )
+    choice = next(f for f in fields(MethodChoice) if f.name == "method")
+    own = ("method", str, field(default=method, metadata=dict(choice.metadata)))
+    made: Any = make_dataclass("MethodArguments", [own], bases=(options, MethodArguments))
+    return made
+
+
+def method_options(args: Any) -> Any:
+    """The options of the method that `args` name, with defaults for those that it has not.
+
+    Raises:
+        ValueError: for an option that is out of range, naming it.
+        UsageError: if there is no such method, or it cannot be used.
+    """
+    options = method_class(args.method).Options
+    here = [f.name for f in fields(options) if hasattr(args, f.name)]
+    made = options(**{name: getattr(args, name) for name in here})
+    if hasattr(made, "check"):
+        made.check()
+    return made
 
 
 def _check_ranges(args: TrainingArguments) -> None:

@@ -8,19 +8,19 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from masktuning.training.build import build_trainer, planned_steps, training_examples
 from masktuning.training.job import TrainingJob
-from masktuning.training.run import build_trainer, planned_steps, training_examples
 
 
-def dry_run(options: TrainingJob, folder: str) -> None:
-    """Four steps and one batch of every set in a temporary folder, and a time estimate."""
-    args = options.training
+def dry_run(job: TrainingJob, folder: str) -> None:
+    """Takes four steps and one batch of every set in `folder`, and prints a time estimate."""
+    args = job.training
     steps_wanted = args.max_steps
     args.output_dir, args.max_steps = folder, 4
     evaluates = args.eval_strategy == "epoch"
     args.set_save("no")
     args.set_evaluate("no")
-    trainer, sets = build_trainer(options)
+    trainer, sets = build_trainer(job)
     clock = _StepClock()
     trainer.add_callback(clock)
     trainer.train()
@@ -41,7 +41,7 @@ def dry_run(options: TrainingJob, folder: str) -> None:
         share = (time.perf_counter() - start) * len(data) / len(first)
         seconds += share * (1 + epochs if texts.role == "dev" else 1)
         print(f"{texts.name}: {len(data)} examples, {share:.1f} s")
-    print(f"all in all about {seconds / 60:.1f} minutes, checkpoints aside; nothing was kept")
+    print(f"all in all about {seconds / 60:.1f} minutes without checkpoints; nothing was kept")
 
 
 class _StepClock(TrainerCallback):

@@ -1,7 +1,7 @@
-"""Norms of the two terms' gradients, so that a user sees which one drives a run.
+"""Norms of the gradient of each term of a loss, so that a user sees which one drives a run.
 
-In few steps at a large alpha the masked-LM term's gradient dwarfs the classifier's, and the model
-underfits: these two numbers in the log show it.
+In few steps at a large alpha the masked-LM term's gradient dwarfs the classifier's and the model
+underfits; these numbers in the log show it.
 """
 
 from __future__ import annotations
@@ -14,44 +14,65 @@ from torch import Tensor, nn
 
 
 class GradientNorms:
-    """Splits the gradient of one optimiser step into alpha * L_MLM's and the rest.
+    """Splits the gradient of one optimiser step into the parts of its terms.
 
-    Costs one more set of gradients, so the trainer makes one only for the steps that it logs.
+    Costs one more set of gradients for every term but the last, so the trainer makes one only for
+    the steps that it logs.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], terms: tuple[str, ...]) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.mlm: list[Tensor | None] = [None] * len(self.parameters)
+        self.last = terms[-1]
+        self.parts: dict[str, list[Tensor | None]] = {
+            term: [None] * len(self.parameters) for term in terms[:-1]
+        }
 
-    def backward_mlm(self, backward: Callable[[Tensor], None], loss: Tensor) -> None:
-        """`backward(loss)`, and a copy of what it adds to each gradient."""
+    def backward(self, term: str, backward: Callable[[Tensor], None], loss: Tensor) -> None:
+        """Calls `backward(loss)` and keeps a copy of what it adds to each gradient.
+
+        The last term is not copied: it is what the gradient holds besides the others.
+        """
+        if term == self.last:
+            return backward(loss)
         before = [p.grad for p in self.parameters]
         for p in self.parameters:
             p.grad = None
         backward(loss)
+        part = self.parts[term]
         for i, (p, old) in enumerate(zip(self.parameters, before, strict=True)):
             new = p.grad
             if new is not None:
-                mlm = self.mlm[i]
-                self.mlm[i] = new.clone() if mlm is None else mlm.add_(new)
+                sum_so_far = part[i]
+                part[i] = new.clone() if sum_so_far is None else sum_so_far.add_(new)
             p.grad = new if old is None else old if new is None else old.add_(new)
 
     @torch.no_grad()
-    def finish(self, scale: float) -> tuple[Tensor, Tensor]:
-        """The norms of (alpha * L_MLM, (1 - alpha) * L_FT), after the step's last backward.
+    def finish(self, scale: float) -> dict[str, Tensor]:
+        """The norm of each term's gradient, after the step's last backward pass.
 
-        `scale` is what the gradients were multiplied by (a GradScaler's). Among processes the
-        parts are averaged first, as the whole gradient was.
+        `scale` is what the gradients were multiplied by (a GradScaler's scale). In several
+        processes the parts are averaged first, as the whole gradient was.
         """
-        mlm, rest = [], []
-        for p, part in zip(self.parameters, self.mlm, strict=True):
-            if dist.is_initialized():  # every process must take part, also without a gradient
-                part = torch.zeros_like(p) if part is None else part
-                dist.all_reduce(part)
-                part /= dist.get_world_size()
-            if part is not None:
-                mlm.append(part)
-            if p.grad is not None:
-                rest.append(p.grad if part is None else p.grad - part)
         norm = torch.nn.utils.get_total_norm
-        return norm(mlm) / scale, norm(rest) / scale
+        found = {}
+        rest = [p.grad for p in self.parameters]
+        for term, part in self.parts.items():
+            averaged = self._averaged(part)
+            found[term] = norm([one for one in averaged if one is not None]) / scale
+            rest = [
+                whole if whole is None or one is None else whole - one
+                for whole, one in zip(rest, averaged, strict=True)
+            ]
+        found[self.last] = norm([one for one in rest if one is not None]) / scale
+        return found
+
+    def _averaged(self, part: list[Tensor | None]) -> list[Tensor | None]:
+        if not dist.is_initialized():
+            return part
+        averaged: list[Tensor | None] = []
+        for p, one in zip(self.parameters, part, strict=True):
+            # Every process must take part, also where it has no gradient.
+            one = torch.zeros_like(p) if one is None else one
+            dist.all_reduce(one)
+            averaged.append(one / dist.get_world_size())
+        return averaged

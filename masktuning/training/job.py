@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 import time
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +21,16 @@ from masktuning.config.parser import (
     underscored,
 )
 from masktuning.data.custom_task import own_task, with_eval_files
+from masktuning.methods import names, options_by_method
+from masktuning.methods.choice import MethodChoice
 from masktuning.tasks import Task, load_task
 
 if TYPE_CHECKING:
-    from masktuning.training.arguments import MaskTuningArguments
+    from masktuning.training.arguments import MethodArguments
 
-# Where we differ from TrainingArguments for this command; a task's settings come on top.
+logger = logging.getLogger(__name__)
+
+# Defaults of the command that differ from TrainingArguments'; a task's settings go over them.
 DEFAULTS = {
     "eval_strategy": "epoch",
     "save_steps": 0.1,  # of the run, so that a killed one has something to go on from
@@ -32,53 +39,58 @@ DEFAULTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TrainingJob:
-    """Everything the command line and the YAML file said."""
+    """What the flags, the YAML file and the task said about one run."""
 
     model: ModelArguments
     data: DataArguments
-    training: MaskTuningArguments
+    training: MethodArguments
     run: RunArguments
     task: Task
     chosen: set[str]
-    """Names that the task, the file or a flag gave."""
+    """The names of the options that the task, the file or a flag gave."""
     embedded: Path
     """The checkpoint that a generated task starts from where no other is named."""
 
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(str(self.training.output_dir))
+
+    def check_processes(self) -> None:
+        """Raises UsageError where several processes would each choose a folder of their own."""
+        if self.training.world_size > 1 and "output_dir" not in self.chosen:
+            raise UsageError("give --output_dir: processes would not agree on a folder's name")
+
 
 def read_job(arguments: list[str], embedded: Path) -> TrainingJob:
-    """Defaults, then the task's settings, then the YAML file, then the flags.
+    """The job of the flags `arguments`, which go over the YAML file, the task and the defaults.
 
     Raises:
-        UsageError: on anything in them that does not fit.
+        UsageError: for anything in them that does not fit.
     """
     argv = underscored(arguments)
-    early = FlagParser()
-    early.add_argument("--task", "--task_name")
-    early.add_argument("--config")
-    early.add_argument("--train_file")
-    early.add_argument("--dataset_name")
-    first, _ = early.parse_known_args(argv)
-    file = read_yaml(first.config) if first.config else {}
-    name = first.task or file.get("task")
-    own = first.train_file or file.get("train_file")
-    hub = first.dataset_name or file.get("dataset_name")
-    if sum(map(bool, (name, own, hub))) > 1:
-        raise UsageError("--task, --train_file and --dataset_name exclude each other: give one")
-    if name and not name.endswith((".yaml", ".yml")):
-        load_task(name)  # a wrong name is told before seconds of imports
+    early = _read_early(argv)
+    file = read_yaml(early.config) if early.config else {}
+    name = _task_name(early, file)
+    method = early.method or file.get("method") or MethodChoice.method
+    # Seconds of imports, after the errors that need none.
+    from masktuning.training.arguments import MaskTuningArguments, arguments_for
 
-    from masktuning.training.arguments import MaskTuningArguments
-
-    groups = [ModelArguments, DataArguments, MaskTuningArguments, RunArguments]
+    # An unknown method is the parser's to name.
+    training_class = arguments_for(method) if method in names() else MaskTuningArguments
+    groups = [ModelArguments, DataArguments, training_class, RunArguments]
     parser = build_parser(None, "", groups)
-    task = None if own or hub else load_task(name or "demo", known_names(parser))
+    others = _options_of_others(known_names(parser))
+    task = None if name is None else load_task(name, known_names(parser) | others.keys())
     for action in parser._actions:
-        if action.dest == "resume_from_checkpoint":  # without a value: the newest one
+        if action.dest == "resume_from_checkpoint":  # without a value it is the newest one
             action.nargs, action.const = "?", "last"
+    argv, file = _without_others(argv, file, others, method)
     settings = {} if task is None else task.settings
-    defaults = {**DEFAULTS, **settings, **file}
+    own_settings = {k: v for k, v in settings.items() if k not in others}
+    defaults = {**DEFAULTS, **own_settings, **file}
     words = {word.split("=")[0] for word in argv}
     chosen = {a.dest for a in parser._actions if words & set(a.option_strings)} | set(defaults)
     if "output_dir" not in chosen:
@@ -86,13 +98,63 @@ def read_job(arguments: list[str], embedded: Path) -> TrainingJob:
             raise UsageError(
                 "--resume_from_checkpoint needs --output_dir (or --config): which run?"
             )
-        defaults["output_dir"] = _default_folder(task, argv, defaults)
+        defaults["output_dir"] = _default_folder(task, method)
     model, data, training, run = parse(parser, argv, defaults)
     _check_data_flags(data, task)
     task = own_task(data) if task is None else with_eval_files(task, data)
     if model.model_name_or_path is None and not task.generated:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
     return TrainingJob(model, data, training, run, task, chosen, embedded)
+
+
+def read_method(arguments: list[str]) -> str | None:
+    """The method that the flags name."""
+    return _read_early(underscored(arguments)).method
+
+
+def _read_early(argv: Sequence[str]) -> Namespace:
+    """The flags that decide which others there are."""
+    parser = FlagParser()
+    parser.add_argument("--task", "--task_name")
+    for name in ("config", "train_file", "dataset_name", "method"):
+        parser.add_argument(f"--{name}")
+    return parser.parse_known_args(argv)[0]
+
+
+def _task_name(early: Namespace, file: Mapping[str, Any]) -> str | None:
+    """The task to load, or None for data of the user's own; a wrong name is told at once."""
+    name = early.task or file.get("task")
+    own = early.train_file or file.get("train_file")
+    hub = early.dataset_name or file.get("dataset_name")
+    if sum(map(bool, (name, own, hub))) > 1:
+        raise UsageError("--task, --train_file and --dataset_name exclude each other: give one")
+    if name and not name.endswith((".yaml", ".yml")):
+        load_task(name)
+    return None if own or hub else name or "demo"
+
+
+def _options_of_others(known: set[str]) -> dict[str, list[str]]:
+    """Options that this run does not have, each with the methods that do."""
+    found: dict[str, list[str]] = {}
+    for method, options in options_by_method().items():
+        for option in sorted(options - known):
+            found.setdefault(option, []).append(method)
+    return found
+
+
+def _without_others(
+    argv: Sequence[str], file: Mapping[str, Any], others: Mapping[str, Any], method: str
+) -> tuple[list[str], dict[str, Any]]:
+    """The flags and the file without options of other methods, which are named in one warning."""
+    parser = FlagParser()
+    for option in others:
+        parser.add_argument(f"--{option}", nargs="?", const=True)
+    found, rest = parser.parse_known_args(argv)
+    given = {k for k, v in vars(found).items() if v is not None} | (file.keys() & others.keys())
+    if given:
+        listed = ", ".join(f"--{name}" for name in sorted(given))
+        logger.warning("%s is not used: the method %s has no such option", listed, method)
+    return rest, {k: v for k, v in file.items() if k not in others}
 
 
 def _check_data_flags(data: DataArguments, task: Task | None) -> None:
@@ -110,9 +172,6 @@ def _check_data_flags(data: DataArguments, task: Task | None) -> None:
     data.task = data.task or task.name
 
 
-def _default_folder(task: Task | None, argv: list[str], defaults: dict[str, Any]) -> str:
-    early = FlagParser()
-    early.add_argument("--method", default=defaults.get("method", "mask_tuning"))
-    method = early.parse_known_args(argv)[0].method
+def _default_folder(task: Task | None, method: str) -> str:
     name = Path(task.name).stem if task else "own"
     return str(Path("runs") / f"{name}-{method}-{time.strftime('%Y%m%d-%H%M%S')}")

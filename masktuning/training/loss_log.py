@@ -1,40 +1,40 @@
-"""The terms of the loss between two log lines, kept on the device: no step waits for the host."""
+"""What a method logs between two lines of the log, kept on the device: no step waits for it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from masktuning.methods.step import StepTerms
 
-
-class StepLog:
-    """Sums of the micro-batches' terms since the last log, and the last measured norms."""
+class LossLog:
+    """Sums of the micro-batches' values since the last line of the log, and the last norms."""
 
     def __init__(self) -> None:
-        self.sums: Tensor | None = None  # mlm, classification, same, masked
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
         self.steps = 0
-        self.norms: tuple[Tensor, Tensor] | None = None
+        self.norms: dict[str, Tensor] = {}
 
-    def add(self, terms: StepTerms, last: bool) -> None:
-        """Adds a micro-batch; `last` if it ends its optimiser step."""
-        values = torch.stack([term.float() for term in terms[1:]])
-        self.sums = values if self.sums is None else self.sums + values
-        self.steps += last
+    def add(self, values: Mapping[str, Tensor], ends_step: bool) -> None:
+        """Adds a micro-batch's values; `ends_step` if it is the last of its optimiser step.
+
+        A method logs the same names in every micro-batch.
+        """
+        stacked = torch.stack([value.float() for value in values.values()])
+        self.names = list(values)
+        self.sums = stacked if self.sums is None else self.sums + stacked
+        self.steps += ends_step
 
     def pop(self, accelerator: Any) -> dict[str, float]:
         """The averages over steps and processes, and a fresh start."""
         if self.sums is None or not self.steps:
             return {}
-        # Each process has its share of the step's mean times their number: the mean is the term.
-        mlm, classification, same, masked = accelerator.reduce(self.sums, "mean").tolist()
-        logs = {"loss_cls": classification / self.steps}
-        if masked:
-            logs["loss_mlm"] = mlm / self.steps
-            logs["same_token_share"] = same / masked
-        if self.norms is not None:
-            logs["grad_norm_mlm"], logs["grad_norm_cls"] = (norm.item() for norm in self.norms)
-        self.sums, self.steps, self.norms = None, 0, None
+        # Each process has its share of the step's mean times their number: the mean is the value.
+        means = accelerator.reduce(self.sums, "mean").tolist()
+        logs = {name: mean / self.steps for name, mean in zip(self.names, means, strict=True)}
+        logs |= {f"grad_norm_{term}": norm.item() for term, norm in self.norms.items()}
+        self.sums, self.steps, self.norms = None, 0, {}
         return logs

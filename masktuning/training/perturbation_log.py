@@ -1,29 +1,30 @@
-"""A sample of original -> perturbed texts by epoch, for reading what the masked LM puts in."""
+"""A sample of original and perturbed texts by epoch, for reading what a method makes of texts."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
-from masktuning.data.collator import MaskTuningCollator
+from masktuning.config.files import write
+from masktuning.data.batch import Batch
 
 FILE = "perturbations.jsonl"
 _EXAMPLES = 10
 
 
 class PerturbationLog(TrainerCallback):
-    """At the end of each epoch, perturbs the first ten training examples and writes them down.
+    """At the end of each epoch, writes down what the method makes of the first ten examples.
 
-    The masks are the ones of that epoch's training step; the predictions are the model's at the
-    epoch's end, without dropout. One JSON object a line: epoch, example_id, label, original,
-    perturbed, marked (with the changes as [before -> after]), and changes [[token index, original
-    token, token put in], ...].
+    The random numbers are those of that epoch's training step; the model is the one at the end of
+    the epoch, without dropout. One JSON object per line: epoch, example_id, label, original,
+    perturbed, marked (with each change as [before -> after]), and changes [[token index, original
+    token, new token], ...]. Methods that leave the texts alone write nothing.
     """
 
     def __init__(self, trainer: Any, folder: str | Path, label_names: list[str]) -> None:
@@ -40,47 +41,45 @@ class PerturbationLog(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # state.epoch has counted the epoch that ends, unless training stopped within it.
-        visit = max(math.ceil(state.epoch) - 1, 0)
-        if state.is_world_process_zero:
-            self.records += self._perturb(args, visit)
-            partial = self.path.with_suffix(".partial")
-            text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.records)
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, self.path)
+        epoch = max(math.ceil(state.epoch) - 1, 0)
+        if state.is_world_process_zero and (found := self._perturb(args, epoch)):
+            self.records += found
+            write(
+                self.path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.records)
+            )
 
     @torch.no_grad()
-    def _perturb(self, args: Any, visit: int) -> list[dict[str, Any]]:
-        trainer, tokenizer = self.trainer, self.trainer.tokenizer
+    def _perturb(self, args: Any, epoch: int) -> list[dict[str, Any]]:
+        """The records of an epoch; none if the method leaves the texts alone."""
+        trainer = self.trainer
         dataset = trainer.train_dataset
         rows = [dataset[i] for i in range(min(_EXAMPLES, len(dataset)))]
-        collator: MaskTuningCollator = trainer.data_collator
-        batch = trainer._prepare_inputs(collator(rows))
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        model.eval()
-        rng = torch.tensor([args.seed, visit], device=args.device)
+        batch = Batch.from_dict(trainer._prepare_inputs(trainer.collate(rows)))
+        method = trainer.method
+        method.eval()
         with trainer.compute_loss_context_manager():
-            output, _ = model(
-                **batch, phase="masked_lm", rng=rng, perturbation=trainer.perturbation
-            )
-        model.train()
-        before_BL, after_BL = batch["input_ids"].tolist(), output.input_ids.tolist()
-        decode = tokenizer.decode
-        return [
-            {
-                "epoch": visit,
-                "example_id": int(batch["example_ids"][i]),
-                "label": self.label_names[int(batch["labels"][i])],
-                "original": decode(before_BL[i], skip_special_tokens=True),
-                "perturbed": decode(after_BL[i], skip_special_tokens=True),
-                "marked": marked(tokenizer, before_BL[i], after_BL[i]),
-                "changes": [
-                    [t, *tokenizer.convert_ids_to_tokens([old, new])]
-                    for t, (old, new) in enumerate(zip(before_BL[i], after_BL[i], strict=True))
-                    if old != new
-                ],
-            }
-            for i in range(len(rows))
-        ]
+            perturbed = method.perturb(batch, torch.tensor([args.seed, epoch], device=args.device))
+        method.train()
+        if perturbed is None:
+            return []
+        return [self._record(epoch, batch, perturbed, i) for i in range(len(rows))]
+
+    def _record(self, epoch: int, batch: Batch, perturbed_BL: Tensor, i: int) -> dict[str, Any]:
+        tokenizer = self.trainer.tokenizer
+        before, after = batch.input_ids[i].tolist(), perturbed_BL[i].tolist()
+        return {
+            "epoch": epoch,
+            "example_id": int(batch.example_ids[i]),
+            "label": self.label_names[int(batch.labels[i])],
+            "original": tokenizer.decode(before, skip_special_tokens=True),
+            "perturbed": tokenizer.decode(after, skip_special_tokens=True),
+            "marked": marked(tokenizer, before, after),
+            "changes": [
+                [t, *tokenizer.convert_ids_to_tokens([old, new])]
+                for t, (old, new) in enumerate(zip(before, after, strict=True))
+                if old != new
+            ],
+        }
 
 
 def marked(tokenizer: Any, before: list[int], after: list[int]) -> str:

@@ -1,8 +1,8 @@
-"""What a run leaves on disk, and how a killed one is found again.
+"""The folder of a run: what it holds, and how a killed run is found again.
 
-A run folder holds the checkpoint (an ordinary classifier at its root, `mlm_head/` beside it),
-config.yaml, all_results.json, trainer_state.json, README.md and perturbations.jsonl; while
-training, checkpoint-N folders too.
+A run folder holds the checkpoint (an ordinary classifier at its root, with `mlm_head/` alongside),
+config.yaml, all_results.json, trainer_state.json, README.md and perturbations.jsonl. During
+training it holds checkpoint-N folders too, and `stages/` the earlier trainings of a method.
 """
 
 from __future__ import annotations
@@ -18,25 +18,28 @@ from typing import Any
 import yaml
 
 from masktuning.config.errors import UsageError
-from masktuning.config.files import write
 from masktuning.evaluation.aggregate import RUN_RESULTS as RESULTS
-from masktuning.training.method_arguments import MethodArguments
+from masktuning.methods import method_class
+from masktuning.methods.choice import MethodChoice
+from masktuning.modeling.checkpoint import HEAD, PARTS
+from masktuning.training.job import TrainingJob
 
 CONFIG = "config.yaml"
 CARD = "README.md"
 _STATE = "trainer_state.json"
 _MARK = "# Written by a masktuning run; `python -m masktuning.train --config` repeats it.\n"
 _OF_THIS_CALL = ("config", "dry_run", "overwrite", "resume_from_checkpoint")
-# What a run writes at its root, and what of somebody else's it must not write over.
+# What a run writes at its root. It must not write over files of these names that are not its own.
 _FILES = (CONFIG, RESULTS, CARD, _STATE, "config.json", "model.safetensors", "perturbations.jsonl")
 
 
 def check(folder: Path, resume: str | None, overwrite: bool, mlm_head: bool) -> str | None:
-    """Checks the folder and changes nothing; returns the checkpoint to resume from.
+    """The checkpoint to resume from, or None; checks the folder and changes nothing in it.
 
     Raises:
-        UsageError: if it holds a run already, or files that no run of ours wrote, or there is no
-            whole checkpoint (with a masked-LM head, if `mlm_head`) to resume from.
+        UsageError: if the folder holds a run already, or files that no run of masktuning wrote,
+            or if there is no whole checkpoint (with a masked-LM head, if `mlm_head`) to resume
+            from.
     """
     if resume is not None:
         newest = is_newest(resume)
@@ -47,8 +50,8 @@ def check(folder: Path, resume: str | None, overwrite: bool, mlm_head: bool) -> 
                 f"{where}: no complete checkpoint to resume from; if the run stopped before its "
                 "first one, start it again with --overwrite"
             )
-        if mlm_head and not (found / "mlm_head").is_dir():
-            raise UsageError(f"{found}: has no mlm_head/, so its method was another; give that one")
+        if mlm_head and not (found / HEAD).is_dir():
+            raise UsageError(f"{found} has no {HEAD}/: its run had another method; give that one")
         return str(found)
     if holds_run(folder):
         if not overwrite:
@@ -67,23 +70,23 @@ def check(folder: Path, resume: str | None, overwrite: bool, mlm_head: bool) -> 
 
 
 def is_newest(resume: str) -> bool:
-    """Whether --resume_from_checkpoint names no folder, but the newest checkpoint there is."""
+    """Whether --resume_from_checkpoint asks for the newest checkpoint rather than names one."""
     return resume in ("last", "True", "true")
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run of ours wrote there: its config.yaml, the first thing it writes, is marked."""
+    """Whether a run of masktuning wrote there: it marks its config.yaml, which it writes first."""
     config = folder / CONFIG
     return config.is_file() and config.read_text(encoding="utf-8").startswith(_MARK)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: its trainer_state.json comes last."""
+    """The newest checkpoint that was written to its end; trainer_state.json is written last."""
     return next((path for path in reversed(_checkpoints(folder)) if _is_whole(path)), None)
 
 
 def step_of(checkpoint: str) -> int:
-    """How many optimiser steps a whole checkpoint has behind it."""
+    """After how many optimiser steps a whole checkpoint was written."""
     return json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))["global_step"]
 
 
@@ -93,22 +96,23 @@ def read_results(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def write_config(path: Path, training: Any, chosen: set[str], *groups: Any) -> None:
-    """The options as YAML that `--config` takes: all of ours, Trainer's where `chosen`.
+def config_text(job: TrainingJob) -> str:
+    """The options as YAML that `--config` takes: all of masktuning's, and Trainer's where given.
 
-    Tokens are left out: they are secrets.
+    Tokens are left out, since they are secrets.
     """
-    own = {f.name for f in fields(MethodArguments)}
+    method = method_class(job.training.method).Options
+    own = {f.name for group in (method, MethodChoice) for f in fields(group)}
     options = {
-        f.name: _plain(getattr(training, f.name))
-        for f in fields(training)
-        if f.name in own | chosen
+        f.name: _plain(getattr(job.training, f.name))
+        for f in fields(job.training)
+        if f.name in own | job.chosen
     }
-    for group in groups:
+    for group in (job.model, job.data):
         options |= {f.name: getattr(group, f.name) for f in fields(group)}
-    for name in ("train_file", "validation_file", "data_dir", "model_name_or_path", "output_dir"):
-        if options.get(name) and Path(options[name]).exists():
-            options[name] = str(Path(options[name]).absolute())  # so that it runs from anywhere
+    for name, value in options.items():  # absolute, so that the file can be used from anywhere
+        if name.endswith(("_file", "_dir", "_path")) and value and Path(value).exists():
+            options[name] = str(Path(value).absolute())
     named = [entry.partition("=") for entry in options.get("eval_files") or []]
     options["eval_files"] = [f"{name}={Path(path).absolute()}" for name, _, path in named]
     kept = {
@@ -116,7 +120,7 @@ def write_config(path: Path, training: Any, chosen: set[str], *groups: Any) -> N
         for name, value in options.items()
         if name not in _OF_THIS_CALL and not name.endswith("_token") and value is not None
     }
-    write(path, _MARK + yaml.safe_dump(kept, sort_keys=True, allow_unicode=True))
+    return _MARK + yaml.safe_dump(kept, sort_keys=True, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:
@@ -153,6 +157,7 @@ def clear(folder: Path) -> None:
         return
     for path in _checkpoints(folder):
         shutil.rmtree(path)
-    shutil.rmtree(folder / "mlm_head", ignore_errors=True)
+    for part in PARTS:
+        shutil.rmtree(folder / part, ignore_errors=True)
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)

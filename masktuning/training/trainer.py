@@ -1,17 +1,17 @@
-"""MaskTuningTrainer: Hugging Face's Trainer with the methods' training step.
+"""MaskTuningTrainer: Hugging Face's Trainer, with a method's losses in its training step.
 
     from masktuning import MaskTuningArguments as TrainingArguments
     from masktuning import MaskTuningTrainer as Trainer
 
-Shapes: B examples, C classes, L tokens.
+Shapes: B examples, C classes, N counts of a step.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,50 +22,51 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalPrediction, IntervalStrategy
 from transformers.training_args import OptimizerNames
 
-from masktuning.data.collator import MaskTuningCollator
+from masktuning.data.batch import Batch
+from masktuning.data.collator import PaddingCollator
 from masktuning.data.example_ids import with_example_ids
 from masktuning.evaluation.metrics import accuracy
 from masktuning.methods import method_class
-from masktuning.methods.step import StepContext
-from masktuning.modeling.perturbation import perturbation_from
+from masktuning.methods.base import Method, check_tokenizer
+from masktuning.methods.step import Step, stack_counts
 from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import backend
-from masktuning.training.arguments import MaskTuningArguments
+from masktuning.training.arguments import MaskTuningArguments, MethodArguments, method_options
+from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.gradient_norms import GradientNorms
-from masktuning.training.loss_log import StepLog
+from masktuning.training.loss_log import LossLog
 
 logger = logging.getLogger(__name__)
 
 
 class MaskTuningTrainer(Trainer):
-    """A Trainer that trains with a method of masktuning; evaluation classifies the clean text.
+    """A Trainer that trains with a method of masktuning; evaluation classifies the original texts.
 
     Args:
         model: a MaskTuningModel, or a stock sequence classifier loaded from a checkpoint, whose
-            masked-LM head is then loaded from that same checkpoint.
-        args: MaskTuningArguments.
+            masked-LM head is then loaded from that same checkpoint if the method needs it.
+        args: MaskTuningArguments, or those that `arguments_for` gives for another method.
         train_dataset: tokenised rows; without an `example_id` column the row number is used.
-        data_collator: how to pad; masks are prepared on top of it.
+        data_collator: how to pad; what the method needs is added to its result.
         processing_class: the tokenizer.
         The others are Trainer's own.
 
-    Both losses are means over the whole optimiser step: over micro-batches and processes.
-    Logs `loss_mlm`, `loss_cls`, `same_token_share` (how often the prediction equals the token it
-    replaces: at top_k=1 the masked LM's accuracy) and, where the two terms are back-propagated
-    apart, `grad_norm_mlm` and `grad_norm_cls`, the norms before clipping, of alpha * L_MLM and
-    (1 - alpha) * L_FT.
+    `trainer.model` is the method, a module around the model; `trainer.model.model` is the model.
+    Every loss is a mean over the whole optimiser step: over its micro-batches and processes. The
+    log holds `loss_<term>` for each term of the method, what the method logs besides and, where
+    the terms are back-propagated one after the other, `grad_norm_<term>` before clipping.
 
     Raises:
-        ValueError: without a tokenizer or with one that has no mask token.
+        ValueError: without a tokenizer, or if the method cannot work with it or with the model.
     """
 
-    # Our losses are divided by the whole step's counts already; see get_batch_samples.
+    # The losses are divided by the whole step's counts already; see get_batch_samples.
     loss_is_scaled_for_ga = True
 
     def __init__(
         self,
         model: MaskTuningModel | PreTrainedModel | None = None,
-        args: MaskTuningArguments | None = None,
+        args: MethodArguments | None = None,
         data_collator: Callable[..., Any] | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -79,46 +80,63 @@ class MaskTuningTrainer(Trainer):
             raise ValueError("processing_class is missing: give the model's tokenizer")
         self.options = args  # `self.args`, with its own type
         self.tokenizer = tokenizer
-        if method_class(args.method).needs_mlm_head and tokenizer.mask_token_id is None:
-            raise ValueError(f"{args.method} needs a tokenizer with a mask token")
-        if args.n_gpu > 1:
-            logger.warning(
-                "%d GPUs are here and one is used; start with `torchrun --nproc_per_node=%d` to "
-                "use them all",
-                args.n_gpu,
-                args.n_gpu,
-            )
-            args._n_gpu = 1
+        self.method_class = method_class(args.method)
+        check_tokenizer(tokenizer, self.method_class.requires)
+        _use_one_gpu(args)
         collator = data_collator
-        self._made_collator = None
-        if not isinstance(collator, MaskTuningCollator):  # one of the user's keeps its own rate
-            collator = MaskTuningCollator(tokenizer, args.mask_rate, pad=data_collator)
-            self._made_collator = collator
+        if not isinstance(collator, PaddingCollator):
+            collator = PaddingCollator(tokenizer, data_collator)
+        method = None if model is None else self._method_around(model)
+        train_dataset = with_example_ids(train_dataset)
+        if method is not None and train_dataset is not None:
+            train_dataset = method.prepare(train_dataset, self.stages_folder)
         super().__init__(
-            model=None if model is None else self._shared(model),
+            model=method,
             args=args,
             data_collator=collator,
-            train_dataset=with_example_ids(train_dataset),
+            train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
             compute_metrics=compute_metrics or accuracy,
             **kwargs,
         )
+        if method is None and train_dataset is not None:  # Trainer has called model_init
+            self.train_dataset = self.method.prepare(train_dataset, self.stages_folder)
         self.model_accepts_loss_kwargs = False
-        self._read_options()
         self._rng: Tensor | None = None
-        self._visit = -1
+        self._epoch = -1
         self._norms: GradientNorms | None = None
-        self._log = StepLog()
+        self._count_names: list[str] = []
+        self._log = LossLog()
 
-    def call_model_init(self, trial: Any = None) -> MaskTuningModel:
-        """A fresh model for a run of a sweep; `model_init` may return a stock classifier."""
-        return self._shared(super().call_model_init(trial))
+    @property
+    def method(self) -> Method:
+        """The method, without the wrapper of DDP, FSDP or DeepSpeed."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def stages_folder(self) -> Path:
+        """Where the results of the method's earlier trainings are."""
+        return Path(str(self.options.output_dir)) / "stages"
+
+    def call_model_init(self, trial: Any = None) -> Method:
+        """A fresh method for a run of a sweep; `model_init` may return a stock classifier."""
+        return self._method_around(super().call_model_init(trial))
 
     def get_train_dataloader(self) -> Any:
         """Trainer's, after taking up the options: a sweep sets them anew for each run."""
-        self._read_options()
-        return super().get_train_dataloader()
+        self.method.configure(method_options(self.options))
+        padding = self.data_collator
+        self.data_collator = self.collate
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = padding  # evaluation needs nothing of the method
+
+    def collate(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """A padded batch of training rows, with what the method adds to it."""
+        batch = Batch.from_dict(self.data_collator(list(rows)))
+        return self.method.collate(batch, rows).as_dict()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, on the back end that the arguments name."""
@@ -128,52 +146,44 @@ class MaskTuningTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
-        """The step's micro-batches and what its two sums are divided by, [2] on the device.
+        """The step's micro-batches, and the method's counts for all of them, [N] on the device.
 
-        Masked tokens and labels are counted over micro-batches and processes and divided by the
-        number of processes, since DDP averages gradients: world_size * sum / count each.
+        Counted over micro-batches and processes, and divided by the number of processes since DDP
+        averages gradients: each mean is world_size * sum / count.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not batches:
-            return batches, None
-        return batches, self._denominators(batches)
+        return batches, self._counts(batches) if batches else None
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Forward and backward of one micro-batch; `num_items_in_batch` are the denominators."""
+        """Forward and backward of one micro-batch; `num_items_in_batch` are the counts [N]."""
         model.train()
         if callable(train := getattr(self.optimizer, "train", None)):
             train()  # schedule-free optimisers have one
         inputs = self._prepare_inputs(inputs)
-        if num_items_in_batch is None:
-            num_items_in_batch = self._denominators([inputs])
-        ddp = isinstance(model, DistributedDataParallel)
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        context = StepContext(
-            rng=self._current_rng(),
-            denominators=num_items_in_batch,
-            perturbation=self.perturbation,
-            label_smoothing=self.args.label_smoothing_factor,
-            # DDP finds in its second backward that the head's gradients are there already only if
-            # it looks for unused parameters; sharded models reduce at every backward.
-            two_phase=model.find_unused_parameters if ddp else not sharded,
-            backward=self._backward,
-            no_sync=model.no_sync if ddp else contextlib.nullcontext,
-        )
-        apart = context.two_phase and self.perturbation is not None
+        counts = self._counts([inputs]) if num_items_in_batch is None else num_items_in_batch
+        named = dict(zip(self._count_names, counts.unbind(), strict=True))
+        step = Step(self._current_rng(), named, self.args.label_smoothing_factor)
+        losses = self.method.losses(Batch.from_dict(inputs), step)
+        apart = len(self.method.terms) > 1 and self._allows_backward_passes(model)
         if self._norms is None and apart and self._logs_this_step():
-            self._norms = GradientNorms(model.parameters())
+            self._norms = GradientNorms(model.parameters(), self.method.terms)
+        values: dict[str, Tensor] = {}
         with self.compute_loss_context_manager():
-            terms = self.method.step(model, inputs, context)
-        last = self.accelerator.gradient_state.sync_gradients  # micro-batch of its step
-        self._log.add(terms, last)
-        if last and self._norms is not None:
+            if apart or len(self.method.terms) == 1:
+                values = backward_each(model, self.method, losses, self._backward)
+                loss = torch.stack([*values.values()]).sum()
+            else:
+                loss = backward_joint(model, losses, self._backward)
+        ends_step = self.accelerator.gradient_state.sync_gradients
+        terms = {f"loss_{term}": value for term, value in values.items()}
+        self._log.add({**terms, **step.logged}, ends_step)
+        if ends_step and self._norms is not None:
             scaler = self.accelerator.scaler
-            scale = 1.0 if scaler is None else scaler.get_scale()
-            self._log.norms = self._norms.finish(scale)
+            self._log.norms = self._norms.finish(1.0 if scaler is None else scaler.get_scale())
             self._norms = None
-        return terms.loss
+        return loss
 
     def compute_loss(
         self,
@@ -182,68 +192,56 @@ class MaskTuningTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The mean classification loss on clean text; used in evaluation only."""
+        """The mean classification loss on the original texts; used in evaluation only."""
         outputs = model(**inputs)
         loss = F.cross_entropy(outputs.logits.float(), inputs["labels"])
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer.log, with the terms of the loss averaged since the last training log."""
+        """Trainer.log, with what the method logged since the last training log."""
         if "loss" in logs:
             logs.update(self._log.pop(self.accelerator))
         super().log(logs, start_time)
 
-    def _shared(self, model: Any) -> MaskTuningModel:
-        if isinstance(model, MaskTuningModel):
-            return model
-        head = method_class(self.options.method).needs_mlm_head
-        return MaskTuningModel.from_classifier(model, mlm_head=head)
+    def _method_around(self, model: Any) -> Method:
+        if not isinstance(model, MaskTuningModel):
+            head = "mlm_head" in self.method_class.requires
+            model = MaskTuningModel.from_classifier(model, mlm_head=head)
+        return self.method_class(model, self.tokenizer, method_options(self.options))
 
-    def _read_options(self) -> None:
-        """The method, its perturbation and the mask rate, from the arguments as they are now."""
-        options, model = self.options, self.accelerator.unwrap_model(self.model)
-        options.check()
-        method = method_class(options.method)
-        self.method = method(options.alpha)
-        if self._made_collator is not None:
-            self._made_collator.set_rate(options.mask_rate)
-        self.perturbation = None
-        if method.needs_mlm_head:
-            self.perturbation = perturbation_from(
-                self.tokenizer,
-                model.config.vocab_size,
-                options.corruption,
-                top_k=options.top_k,
-                temperature=options.temperature,
-                include_original=options.include_original,
-            ).to(options.device)
-
-    def _denominators(self, batches: list[dict[str, Any]]) -> Tensor:
-        labels = torch.stack([(batch["labels"] != -100).sum() for batch in batches]).sum()
-        counts = torch.zeros(2, device=self.args.device)
-        counts[0] = sum(batch["num_masked"] for batch in batches)
-        counts[1] = labels
+    def _counts(self, batches: list[dict[str, Any]]) -> Tensor:
+        counts = [self.method.counts(Batch.from_dict(batch)) for batch in batches]
+        self._count_names = list(counts[0])
+        totals = stack_counts(counts, self.args.device)
         if self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts, "sum") / self.args.world_size
-        return counts
+            totals = self.accelerator.reduce(totals, "sum") / self.args.world_size
+        return totals
 
     def _current_rng(self) -> Tensor:
-        """[2] int64 on the device: the seed, and how often the examples have been seen."""
-        visit = int(self.state.epoch or 0)
-        if self._rng is None or self._visit != visit:
-            self._visit = visit
-            self._rng = torch.tensor([self.args.seed, visit]).to(self.args.device)
+        """[2] int64 on the device: the seed and the epoch."""
+        epoch = int(self.state.epoch or 0)
+        if self._rng is None or self._epoch != epoch:
+            self._epoch = epoch
+            self._rng = torch.tensor([self.args.seed, epoch]).to(self.args.device)
         return self._rng
 
-    def _backward(self, loss: Tensor, mlm: bool = False) -> None:
+    def _allows_backward_passes(self, model: Any) -> bool:
+        """Whether several backward passes may follow several forward passes of one micro-batch."""
+        if isinstance(model, DistributedDataParallel):
+            # Only then does DDP find, in its last one, that other gradients are there already.
+            return model.find_unused_parameters
+        # Sharded models reduce their gradients at every backward pass.
+        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _backward(self, loss: Tensor, term: str) -> None:
         kwargs: dict[str, Any] = {}
         if self.is_deepspeed_enabled:
-            kwargs["scale_wrt_gas"] = False  # the denominators are the whole step's already
+            kwargs["scale_wrt_gas"] = False  # the counts are the whole step's already
         if self.args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
             kwargs["learning_rate"] = self._get_learning_rate()
         backward = partial(self.accelerator.backward, **kwargs)
-        if mlm and self._norms is not None:
-            self._norms.backward_mlm(backward, loss)
+        if term and self._norms is not None:
+            self._norms.backward(term, backward, loss)
         else:
             backward(loss)
 
@@ -258,7 +256,7 @@ class MaskTuningTrainer(Trainer):
         # The stock method would refuse the tied decoder, and pickle the arguments.
         if self.args.should_save:
             folder = str(output_dir or self.args.output_dir)
-            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict)
+            self.method.save_pretrained(folder, state_dict)
             self.tokenizer.save_pretrained(folder)
 
     def _load_from_checkpoint(
@@ -271,3 +269,15 @@ class MaskTuningTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+
+def _use_one_gpu(args: MethodArguments) -> None:
+    """Trainer would use every GPU of one process through DataParallel, which is slower."""
+    if args.n_gpu > 1:
+        logger.warning(
+            "%d GPUs are here and one is used; start with `torchrun --nproc_per_node=%d` to use "
+            "them all",
+            args.n_gpu,
+            args.n_gpu,
+        )
+        args._n_gpu = 1

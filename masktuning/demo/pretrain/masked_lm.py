@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
-from masktuning.data.collator import MaskTuningCollator
+from masktuning.data.collator import MaskPlan
 from masktuning.demo.pretrain.corpus import Windows
 from masktuning.demo.pretrain.start import word_vectors
-from masktuning.modeling.perturbation import MaskBatch, masked_lm_pass, perturbation_from
+from masktuning.methods.perturbation import MaskBatch, masked_lm_pass, perturbation_from
 from masktuning.ops import MaskedLMOutput, masked_lm_head
 
 _EVALUATION_SEED = 2307_10457  # apart from every training seed, so that figures compare
@@ -106,7 +106,7 @@ class MaskedLM:
         self.model = model.eval()  # no dropout: so few passes over the text do not overfit
         self.device = model.device
         self.bf16 = precision == "bf16"
-        self.collator = MaskTuningCollator(tokenizer, mask_rate)
+        self.plan = MaskPlan(tokenizer, mask_rate)
         self.perturbations = {
             corruption: perturbation_from(tokenizer, len(tokenizer), corruption).to(self.device)
             for corruption in ("mask", "80-10-10")
@@ -117,8 +117,7 @@ class MaskedLM:
     ) -> tuple[MaskedLMOutput, Tensor]:
         """The masked rows' losses and predictions, and their targets [M]."""
         input_ids = torch.from_numpy(windows_BL)
-        maskable = ~torch.isin(input_ids, self.collator.special_ids)
-        offsets = self.collator.offsets(maskable)
+        maskable, offsets = self.plan(input_ids)
         masks = MaskBatch(
             maskable.to(self.device),
             torch.from_numpy(ids_B).to(self.device),

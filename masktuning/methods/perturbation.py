@@ -1,6 +1,6 @@
-"""Mask-tuning's equations (arXiv 2307.10457, section II), on any encoder and masked-LM head.
+"""The perturbation of Mask-tuning (arXiv 2307.10457, section II), on any masked LM.
 
-Shapes: B examples, L tokens, M masked positions, H width.
+Shapes: B examples, L tokens, M masked positions, H width, N token ids.
 """
 
 from __future__ import annotations
@@ -17,29 +17,33 @@ from masktuning.ops import MaskedLMOutput, sample_masks
 
 @dataclass(frozen=True)
 class Perturbation:
-    """How masked tokens are shown and filled in."""
+    """What masked tokens are shown as, and how the tokens that replace them are chosen."""
 
     mask_token_id: int
+    banned_ids: Tensor
+    """[N] int64, ids that are never substituted for a token."""
     replacement_ids: Tensor | None = None
-    """[N] int64; None shows the mask everywhere, else BERT's 80/10/10."""
-    banned_ids: Tensor | None = None
-    """[N] int64, ids that are never put in."""
+    """[N] int64; None shows the mask token everywhere, otherwise BERT's 80/10/10 is used."""
     tokenizer_size: int | None = None
-    """Ids at or above this one, which the tokenizer does not have, are never put in either."""
+    """Ids at or above this one, which the tokenizer does not have, are never substituted either."""
     top_k: int = 1
-    """1 puts in the argmax, more draws among the k most likely."""
+    """1 substitutes the most likely token; more than 1 draws among the k most likely ones."""
     temperature: float = 1.0
-    include_original: bool = False
-    """Classify the original text beside the perturbed one, with equal weight."""
+    """What the logits of that draw are divided by."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.banned_ids.device
 
     def to(self, device: torch.device) -> Perturbation:
-        """The same with its tensors on `device`."""
+        """The same perturbation with its tensors on `device`."""
         moved: Any = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
 
 class MaskBatch(NamedTuple):
-    """What the collator adds to a batch; see collator.MaskTuningCollator."""
+    """What the masks of a batch are sampled from; see `data.collator.MaskPlan`."""
 
     maskable: Tensor
     """[B, L] bool."""
@@ -58,16 +62,25 @@ def masked_lm_pass(
     rng: Tensor,
     perturbation: Perturbation,
 ) -> tuple[MaskedLMOutput, Tensor]:
-    """Pass A: masks the batch, scores the masked tokens, and fills in the predictions.
+    """Pass A: masks the batch, scores the masked tokens, and substitutes the predictions.
 
-    Returns the head's output, whose input_ids [B, L] are the perturbed examples, and the targets
-    [M]. No gradient flows through the predictions.
+    Args:
+        encode: from masked ids [B, L] to hidden states [B, L, H].
+        head: `MaskedLMHead`, or a function with its arguments.
+        input_ids: [B, L] int64, the original tokens.
+        masks: which tokens may be masked and how many.
+        rng: [2] int64, seed and epoch.
+        perturbation: how tokens are masked and substituted.
+
+    Returns:
+        The head's output, whose input_ids [B, L] are the perturbed examples, and the targets [M].
+        No gradient flows through the predictions.
 
     Equivalent to::
 
-        hidden_BLH = encode(input_ids.masked_fill(chosen_BL, mask_token_id))
-        logits_MV = head(hidden_BLH[chosen_BL])
-        L_MLM, x_hat = F.cross_entropy(logits_MV, input_ids[chosen_BL]), logits_MV.argmax(1)
+        hidden_BLH = encode(input_ids.masked_fill(masked_BL, mask_token_id))
+        logits_MV = head(hidden_BLH[masked_BL])
+        L_MLM, x_hat = F.cross_entropy(logits_MV, input_ids[masked_BL]), logits_MV.argmax(1)
     """
     masked = sample_masks(
         input_ids,
@@ -98,13 +111,17 @@ def masked_lm_pass(
 
 
 def perturbation_from(
-    tokenizer: Any, vocab_size: int, corruption: str = "mask", **settings: Any
+    tokenizer: Any,
+    vocab_size: int,
+    corruption: str = "mask",
+    top_k: int = 1,
+    temperature: float = 1.0,
 ) -> Perturbation:
-    """The perturbation for a tokenizer: its mask, and what may never be put in.
+    """The perturbation for a tokenizer and a vocabulary of `vocab_size` logits.
 
-    Every special id but [UNK] is banned (a predicted </s> would break BART's pooling, a predicted
-    <pad> shift RoBERTa's positions), and so are embedding rows past the tokenizer's vocabulary.
-    `corruption` is "mask" or "80-10-10"; random tokens are never special.
+    Every special token but [UNK] is banned (a predicted </s> would break BART's pooling, and a
+    predicted <pad> would shift RoBERTa's positions), and so are embedding rows beyond the
+    tokenizer's vocabulary. `corruption` is "mask" or "80-10-10"; random tokens are never special.
     """
     special = set(tokenizer.all_special_ids)
     banned = sorted(i for i in special - {tokenizer.unk_token_id} if i < vocab_size)
@@ -114,5 +131,6 @@ def perturbation_from(
         replacement_ids=torch.tensor(plain) if corruption == "80-10-10" else None,
         banned_ids=torch.tensor(banned, dtype=torch.int64),
         tokenizer_size=len(tokenizer),
-        **settings,
+        top_k=top_k,
+        temperature=temperature,
     )

@@ -1,0 +1,190 @@
+"""The interface of a training method: a module that wraps the model and yields its losses.
+
+docs/extending.md has a whole method to copy.
+
+Shapes: B examples, L tokens, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from masktuning.data.batch import Batch
+from masktuning.methods.step import Step
+from masktuning.modeling.checkpoint import METHOD, load_part, part_file, starting_with
+from masktuning.modeling.shared_encoder import MaskTuningModel, embedding_layer
+
+FEATURES = frozenset({"mlm_head", "embeddings"})
+"""What a method may require of a model: the masked-LM head, one embedding layer."""
+
+
+@dataclass
+class NoOptions:
+    """The options of a method that has none."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An earlier training of a method, whose result is a checkpoint in `stages/<name>/`."""
+
+    name: str
+    method: str
+    """The method of the earlier training."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Its training arguments where they differ from those of the run, such as num_train_epochs."""
+
+
+class Method(nn.Module):
+    """Trains a model; subclasses say by which losses, options and columns.
+
+    DDP and the optimizer see the method, so parameters of its own are trained, and are saved in
+    the checkpoint's folder `method/`.
+    """
+
+    Options: ClassVar[type] = NoOptions
+    """A dataclass whose fields are flags, keys of config.yaml and rows of the model card. If it
+    has a method `check`, that raises ValueError for an option out of range."""
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """What the model must have, of `FEATURES`."""
+    terms: ClassVar[tuple[str, ...]] = ("cls",)
+    """The names of the losses that `losses` yields, in their order."""
+    paper: ClassVar[str] = ""
+    """What the model card cites."""
+
+    def __init__(
+        self, model: MaskTuningModel, tokenizer: PreTrainedTokenizerBase, options: Any
+    ) -> None:
+        super().__init__()
+        check_tokenizer(tokenizer, self.requires)
+        if "mlm_head" in self.requires and model.mlm_head is None:
+            raise ValueError(
+                "this method needs the masked-LM head: load the model with mlm_head=True"
+            )
+        if "embeddings" in self.requires and embedding_layer(model.encoder) is None:
+            raise ValueError(
+                f"{model.config.model_type} has no single embedding layer, which this method "
+                "changes: use an encoder such as BERT or RoBERTa"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.configure(options)
+
+    def configure(self, options: Any) -> None:
+        """Takes up options: at first, and again before each run of a hyper-parameter search."""
+        self.options = options
+
+    @classmethod
+    def stages(cls, options: Any) -> list[Stage]:
+        """The trainings that come before this one; each is kept, and a stopped one goes on."""
+        return []
+
+    def prepare(self, train: Any, cache: Path) -> Any:
+        """The training set with what the method adds: columns or rows.
+
+        Called once, before training. `cache` is the folder with the results of the stages, where
+        the method may also keep what takes long to compute.
+        """
+        return train
+
+    def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """The padded batch with what the method adds; `rows` are its examples with all columns."""
+        return batch
+
+    def counts(self, batch: Batch) -> dict[str, Tensor | int]:
+        """What means are divided by. Sums over the whole optimiser step reach `Step.counts`."""
+        return {"labels": (batch.labels != -100).sum()}
+
+    def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
+        """Yields one loss per term; the step minimises their sum.
+
+        Each loss is back-propagated and its graph freed before the next is asked for. A loss that
+        needs no gradient only counts for the log.
+        """
+        raise NotImplementedError
+
+    def perturb(self, batch: Batch, rng: Tensor) -> Tensor | None:
+        """The token ids [B, L] that are classified in training; None if they are the original ones.
+
+        Shown to the user in perturbations.jsonl.
+        """
+        return None
+
+    def advice(self, metrics: Mapping[str, float]) -> str:
+        """A sentence for the user about how training went, from all_results.json, or ""."""
+        return ""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        losses: Iterator[Tensor] | None = None,
+        joint: bool = False,
+        **columns: Any,
+    ) -> Any:
+        """Classifies texts; given the generator that `losses` returned, its next loss.
+
+        The trainer calls the method through its wrapper (DDP, FSDP), which has to see each forward
+        pass; so the generator is resumed in here. With `joint` the sum of its losses is returned.
+
+        Raises:
+            ValueError: if the generator yields fewer losses than the method has terms.
+        """
+        if losses is None:
+            return self.model(input_ids, attention_mask, token_type_ids)
+        loss = sum(losses) if joint else next(losses, None)
+        if not isinstance(loss, Tensor):
+            name = type(self).__name__
+            raise ValueError(f"{name} yields fewer losses than its terms {', '.join(self.terms)}")
+        return loss
+
+    @property
+    def config(self) -> Any:
+        """The classifier's configuration, for Trainer's callbacks."""
+        return self.model.config
+
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Trades time for memory in the encoder, as on the stock classes."""
+        self.model.gradient_checkpointing_enable(**kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undoes `gradient_checkpointing_enable`."""
+        self.model.gradient_checkpointing_disable()
+
+    def save_pretrained(
+        self, folder: str | Path, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """Writes the model's checkpoint, and this method's own weights if it has any."""
+        state = self.state_dict() if state_dict is None else state_dict
+        own = {name: tensor for name, tensor in state.items() if not name.startswith("model.")}
+        self.model.save_pretrained(folder, starting_with("model.", state), method=own)
+
+    def load_weights(self, folder: str | Path) -> None:
+        """Loads in place what `save_pretrained` wrote.
+
+        Raises:
+            ValueError: if the folder's weights are not those of this model and method.
+        """
+        self.model.load_weights(folder)
+        own = [name for name in self.state_dict() if not name.startswith("model.")]
+        if own and not part_file(folder, METHOD).is_file():
+            raise ValueError(f"{folder} holds no weights of the method {type(self).__name__}")
+        if own:
+            load_part(folder, METHOD, self, own)
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, requires: frozenset[str]) -> None:
+    """Raises ValueError if the tokenizer cannot mask tokens, and that is required."""
+    if "mlm_head" in requires and tokenizer.mask_token_id is None:
+        raise ValueError(
+            "the tokenizer has no mask token, which this method needs: use an encoder such as "
+            "BERT or RoBERTa"
+        )

@@ -1,0 +1,114 @@
+"""From a job to a trainer that is ready to train, and the sets it is trained and measured on."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers.utils import logging as transformers_logging
+
+from masktuning.config.errors import UsageError, one_line
+from masktuning.data.load import load_texts
+from masktuning.data.tokenize import EncodedSet, encode, length_limit
+from masktuning.methods import method_class
+from masktuning.methods.base import check_tokenizer
+from masktuning.modeling.loading import LOADING_ERRORS, check_folder
+from masktuning.modeling.shared_encoder import MaskTuningModel
+from masktuning.ops import backend
+from masktuning.training.arguments import MethodArguments
+from masktuning.training.job import TrainingJob
+from masktuning.training.trainer import MaskTuningTrainer
+
+
+def build_trainer(job: TrainingJob) -> tuple[MaskTuningTrainer, list[EncodedSet]]:
+    """A trainer ready to train, and the encoded sets.
+
+    Raises:
+        UsageError: for data, a model, a method or a back end that cannot be used.
+    """
+    args = job.training
+    check_device(args)
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()  # loading bars; Trainer's own stays
+    texts = load_texts(job.task.sets, job.task.labels, job.data.data_dir)
+    wanted = {"train": job.data.max_train_samples}
+    texts = [one.first(wanted.get(one.role, job.data.max_eval_samples)) for one in texts]
+    set_seed(args.seed)
+    model, tokenizer = load_model(job)
+    limit = length_limit(model.encoder, model.config, tokenizer)
+    limit = min(job.model.max_seq_length, limit)
+    workers = job.data.preprocessing_num_workers
+    with args.main_process_first(desc="tokenising"):
+        sets = [EncodedSet(one, encode(one, tokenizer, limit, workers)) for one in texts]
+    by_role = {one.texts.role: one.data for one in reversed(sets)}  # the first set of each role
+    set_seed(args.seed)  # the same data order and dropout, whatever loading drew
+    try:
+        trainer = MaskTuningTrainer(
+            model=model,
+            args=args,
+            train_dataset=by_role["train"],
+            eval_dataset=by_role["dev"],
+            processing_class=tokenizer,
+        )
+    except (ImportError, RuntimeError, ValueError) as error:  # a logger that is not installed, ...
+        raise UsageError(one_line(error)) from None
+    return trainer, sets
+
+
+def check_device(args: MethodArguments) -> None:
+    """Raises UsageError for a back end that is not here, or a torch without code for the GPU."""
+    try:
+        backend.check(args.backend)
+        if args.backend == "auto":  # otherwise the flag goes over the environment
+            backend.check(os.environ.get(backend.ENVIRONMENT, "auto"))
+    except backend.BackendError as error:
+        raise UsageError(str(error)) from None
+    if args.device.type == "cuda":
+        capability = torch.cuda.get_device_capability(args.device)
+        if missing := backend.missing_gpu_code(capability, torch.cuda.get_arch_list()):
+            raise UsageError(missing)
+
+
+def load_model(job: TrainingJob) -> tuple[MaskTuningModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer that the job names, or the embedded ones.
+
+    Raises:
+        UsageError: if they cannot be loaded, or the method cannot work with them.
+    """
+    labels, requires = job.task.labels, method_class(job.training.method).requires
+    source = job.model.model_name_or_path or str(job.embedded)
+    check_folder(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        check_tokenizer(tokenizer, requires)
+        model = MaskTuningModel.from_pretrained(
+            source,
+            mlm_head="mlm_head" in requires,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+        )
+    except LOADING_ERRORS as error:
+        reason = one_line(error)
+        if "ignore_mismatched_sizes" in reason:
+            reason = f"its classifier is not one of {len(labels)} labels; give an encoder"
+        raise UsageError(reason if source in reason else f"{source}: {reason}") from None
+    if tokenizer.pad_token_id is None:
+        raise UsageError(f"{source}: its tokenizer has no padding token to batch texts with")
+    return model, tokenizer
+
+
+def training_examples(sets: list[EncodedSet]) -> int:
+    """How many examples there are to train on."""
+    return next(len(one.texts) for one in sets if one.texts.role == "train")
+
+
+def planned_steps(args: MethodArguments, examples: int) -> int:
+    """How many optimiser steps a run has, as Trainer counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    return math.ceil(math.ceil(examples / batch) * args.num_train_epochs)

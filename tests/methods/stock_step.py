@@ -4,8 +4,6 @@ The masked LM scores every position and is read at the masked ones, the classifi
 argmax. A parameter they share gets the sum of its two gradients.
 """
 
-import contextlib
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,35 +11,36 @@ from families import SPECIAL, examples, tiny_tokenizer
 from oracles import MASK, counts_of, expected_masks
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+from masktuning.data.batch import Batch
 from masktuning.data.collator import MaskTuningCollator
-from masktuning.methods.mask_tuning import MaskTuning
-from masktuning.methods.step import StepContext
-from masktuning.modeling.perturbation import perturbation_from
+from masktuning.methods.mask_tuning import MaskTuning, MaskTuningOptions
+from masktuning.methods.step import Step
+from masktuning.training.backward import backward_each, backward_joint
 
-SEED, VISIT = 77, 3
+SEED, EPOCH = 77, 3
 
 
 def make_batch(count=6, pair=False):
     return MaskTuningCollator(tiny_tokenizer(), mask_rate=0.2)(examples(count, 1, pair))
 
 
-def run_step(model, batch, alpha, two_phase=True, denominators=None, **settings):
-    """(loss, {name: gradient}) of our step."""
+def run_step(model, batch, alpha, apart=True, counts=None, **options):
+    """(loss, {name: gradient}) of our step; with one joint backward pass unless `apart`."""
     model.zero_grad()
-    if denominators is None:
-        denominators = [batch["num_masked"], len(batch["labels"])]
-    context = StepContext(
-        rng=torch.tensor([SEED, VISIT]),
-        denominators=torch.tensor(denominators, dtype=torch.float32),
-        perturbation=perturbation_from(tiny_tokenizer(), model.config.vocab_size, **settings),
-        label_smoothing=0.0,
-        two_phase=two_phase,
-        backward=lambda loss, mlm=False: loss.backward(),
-        no_sync=contextlib.nullcontext,
-    )
-    terms = MaskTuning(alpha).step(model.train(), batch, context)
+    method = MaskTuning(model.train(), tiny_tokenizer(), MaskTuningOptions(alpha, **options))
+    counts = counts or [batch["num_masked"], len(batch["labels"])]
+    named = dict(zip(("masked", "labels"), torch.tensor(counts).float().unbind(), strict=True))
+    losses = method.losses(Batch.from_dict(batch), Step(torch.tensor([SEED, EPOCH]), named))
+
+    def backward(loss, term):
+        loss.backward()
+
+    if apart:
+        loss = sum(backward_each(method, method, losses, backward).values())
+    else:
+        loss = backward_joint(method, losses, backward)
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return float(terms.loss), gradients
+    return float(loss), gradients
 
 
 def stock_twins(model, dtype=torch.float64):
@@ -54,7 +53,7 @@ def stock_twins(model, dtype=torch.float64):
     return classifier, mlm
 
 
-def expected_step(model, batch, alpha, include_original=False, dtype=torch.float64, visit=VISIT):
+def expected_step(model, batch, alpha, include_original=False, dtype=torch.float64, epoch=EPOCH):
     """(loss, {name: gradient}) of Eq. (1), from the stock twins."""
     classifier, mlm = stock_twins(model, dtype)
     input_ids, labels = batch["input_ids"], batch["labels"]
@@ -62,7 +61,7 @@ def expected_step(model, batch, alpha, include_original=False, dtype=torch.float
     maskable = ~torch.isin(input_ids, special)
     counts = counts_of(maskable, 0.2)
     shown, positions, targets = expected_masks(
-        input_ids, maskable, batch["example_ids"], counts, SEED, visit
+        input_ids, maskable, batch["example_ids"], counts, SEED, epoch
     )
     extras = {"attention_mask": batch.get("attention_mask", torch.ones_like(input_ids))}
     if "token_type_ids" in batch:

@@ -20,13 +20,13 @@ def _back_end(request):
         yield
 
 
-@pytest.mark.parametrize("two_phase", [True, False], ids=["two_phase", "joint"])
+@pytest.mark.parametrize("apart", [True, False], ids=["apart", "joint"])
 @pytest.mark.parametrize("family", EIGHT)
-def test_loss_and_gradients(family, two_phase):
+def test_loss_and_gradients(family, apart):
     model = tiny_model(family)
     assert model.mlm_head.fused
     batch = make_batch()
-    assert_same(run_step(model, batch, 0.6, two_phase), expected_step(model, batch, 0.6))
+    assert_same(run_step(model, batch, 0.6, apart), expected_step(model, batch, 0.6))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "bart"])
@@ -65,12 +65,12 @@ def test_alpha_one_gives_the_classifier_no_gradient():
     assert head and all(float(g.abs().max()) == 0 for g in head)
 
 
-@pytest.mark.parametrize("two_phase", [True, False], ids=["two_phase", "joint"])
+@pytest.mark.parametrize("apart", [True, False], ids=["apart", "joint"])
 @pytest.mark.parametrize("family", ["bert", "bart"])
-def test_include_original_averages_both_texts(family, two_phase):
+def test_include_original_averages_both_texts(family, apart):
     model = tiny_model(family)
     batch = make_batch()
-    ours = run_step(model, batch, 0.6, two_phase, include_original=True)
+    ours = run_step(model, batch, 0.6, apart, include_original=True)
     assert_same(ours, expected_step(model, batch, 0.6, include_original=True))
 
 

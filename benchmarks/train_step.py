@@ -21,12 +21,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).parent))
+from masktuning.modeling.perturbation import Perturbation
 from timing import environment, half_dtype, write_json
 
 from masktuning.methods.finetuning import Finetuning
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.step import StepContext
-from masktuning.modeling.perturbation import Perturbation
 from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import backend
 

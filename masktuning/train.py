@@ -50,7 +50,7 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
   --max_grad_norm --bf16 --fp16 --use_cpu --report_to --logging_steps --eval_strategy
   --save_strategy --save_steps --save_total_limit --resume_from_checkpoint --label_smoothing_factor
 Methods: {methods}.
-A method has flags of its own, such as --alpha: `--method NAME --help` shows them.
+A method has flags of its own; they are shown by python -m masktuning.train --method NAME --help
 Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags go over it.
 Without --task and --train_file the demo runs: plain fine-tuning and then Mask-tuning.
 """

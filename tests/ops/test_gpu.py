@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from families import tiny_model, tiny_tokenizer
+from masktuning.modeling.perturbation import perturbation_from
 from oracles import MASK
 from rows import DTYPES, check_kernel, make_logits, rows_for
 from stock_step import make_batch
@@ -24,7 +25,6 @@ from test_mask_sampling import random_batch
 
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.step import StepContext
-from masktuning.modeling.perturbation import perturbation_from
 from masktuning.ops import (
     backend,
     cuda,

@@ -1,0 +1,131 @@
+"""Span Cutoff against its equation, one text at a time on a stock float64 classifier."""
+
+import masktuning_C
+import pytest
+import torch
+from families import examples, tiny_model, tiny_tokenizer
+from stock_step import EPOCH, SEED, assert_same, make_batch, stock_twins
+
+from masktuning.data.batch import Batch
+from masktuning.methods.span_cutoff import SpanCutoff, SpanCutoffOptions, kept_tokens
+from masktuning.methods.step import Step
+
+STREAM = 3
+
+
+def span_of(length, rate, example):
+    """The definition: where the span begins and how long it is."""
+    cut = int(length * rate)
+    draw = masktuning_C.philox4x32_10(0, example, EPOCH, STREAM, SEED, 0)[0]
+    return (draw * (length - cut)) >> 32, cut
+
+
+def expected_step(model, batch, options):
+    """(loss, {name: gradient}): CE(p, y) + w * CE(q, y) + v * JS(p, q), averaged over the texts."""
+    classifier, _ = stock_twins(model)
+    total = 0.0
+    for b, label in enumerate(batch["labels"].tolist()):
+        length = int(batch["attention_mask"][b].sum())
+        ids = batch["input_ids"][b : b + 1, :length]
+        start, cut = span_of(length, options.cutoff_rate, int(batch["example_ids"][b]))
+        mask = torch.ones_like(ids)
+        p = classifier(input_ids=ids, attention_mask=mask).logits[0].softmax(-1)
+        mask[0, start : start + cut] = 0
+
+        def zero(module, inputs, output, first=start, last=start + cut):
+            changed = output.clone()
+            changed[0, first:last] = 0
+            return changed
+
+        handle = classifier.base_model.embeddings.register_forward_hook(zero)
+        q = classifier(input_ids=ids, attention_mask=mask).logits[0].softmax(-1)
+        handle.remove()
+        m = (p + q) / 2
+        kl = (lambda a, b: (b * (b / a).log()).sum()) if options.divergence == "swapped" else None
+        kl = kl or (lambda a, b: (a * (a / b).log()).sum())
+        total = total - p[label].log() - options.cutoff_weight * q[label].log()
+        total = total + options.consistency_weight * (kl(p, m) + kl(q, m)) / 2
+    loss = total / len(batch["labels"])
+    loss.backward()
+    named = {f"classifier.{n}": p.grad for n, p in classifier.named_parameters()}
+    return float(loss.detach()), {n: g for n, g in named.items() if g is not None}
+
+
+def our_step(model, batch, options):
+    method = SpanCutoff(model.train(), tiny_tokenizer(), options)
+    counts = {"labels": torch.tensor(float(len(batch["labels"])))}
+    step = Step(torch.tensor([SEED, EPOCH]), counts)
+    (loss,) = method.losses(Batch.from_dict(batch), step)
+    loss.backward()
+    parts = {name: float(value) for name, value in step.logged.items()}
+    weighted = (
+        parts["loss_cls"]
+        + options.cutoff_weight * parts["loss_cut"]
+        + options.consistency_weight * parts["loss_consistency"]
+    )
+    assert weighted == pytest.approx(float(loss.detach()), rel=1e-6)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), gradients
+
+
+@pytest.mark.parametrize("divergence", ["js", "swapped"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
+def test_loss_and_gradients(family, divergence):
+    model = tiny_model(family)
+    batch = make_batch(6)
+    options = SpanCutoffOptions(
+        cutoff_rate=0.3, cutoff_weight=0.7, consistency_weight=1.3, divergence=divergence
+    )
+    lengths = batch["attention_mask"].sum(1).tolist()
+    assert any(int(0.3 * length) > 1 for length in lengths)
+    assert_same(our_step(model, batch, options), expected_step(model, batch, options))
+
+
+def test_the_span_is_where_the_definition_puts_it():
+    """For every length, also with padding on the left, where a text's first token is not at 0."""
+    lengths = torch.arange(2, 40)
+    t_L = torch.arange(40)
+    ids = torch.arange(len(lengths)) + 7
+    rng = torch.tensor([SEED, EPOCH])
+    right = (t_L < lengths[:, None]).long()
+    kept = kept_tokens(right, 0.25, ids, rng)
+    kept_left = kept_tokens(right.flip(1), 0.25, ids, rng)
+    for b, length in enumerate(lengths.tolist()):
+        start, cut = span_of(length, 0.25, int(ids[b]))
+        expected = [not start <= t < start + cut for t in range(length)]
+        assert kept[b].tolist() == expected + [True] * (40 - length)
+        assert kept_left[b].tolist() == [True] * (40 - length) + expected
+    whole = kept_tokens(right, 0.0, ids, rng)
+    assert bool(whole.all())
+
+
+def test_a_batch_without_padding_is_cut_too():
+    model = tiny_model("bert")
+    row = examples(1, 5)[0]
+    batch = {
+        "input_ids": torch.tensor([row["input_ids"]] * 2),
+        "labels": torch.tensor([1, 1]),
+        "example_ids": torch.tensor([3, 4]),
+    }
+    options = SpanCutoffOptions(cutoff_rate=0.4)
+    ours = our_step(model, batch, options)
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    assert_same(ours, expected_step(model, batch, options))
+
+
+def test_a_family_without_one_embedding_layer_is_told():
+    with pytest.raises(ValueError, match="bart has no single embedding layer"):
+        SpanCutoff(tiny_model("bart"), tiny_tokenizer(), SpanCutoffOptions())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cutoff_rate": 1.0}, "cutoff_rate is 1.0"),
+        ({"cutoff_weight": -1.0}, "cutoff_weight is -1.0"),
+        ({"consistency_weight": float("nan")}, "consistency_weight is nan"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        SpanCutoffOptions(**options).check()

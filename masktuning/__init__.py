@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from masktuning.data.collator import MaskTuningCollator
     from masktuning.modeling.shared_encoder import MaskTuningModel
     from masktuning.ops import dual_cross_entropy, masked_lm_head, sample_masks, substitute_tokens
-    from masktuning.training.arguments import MaskTuningArguments
+    from masktuning.training.arguments import MaskTuningArguments, arguments_for
     from masktuning.training.trainer import MaskTuningTrainer
 
 __version__ = "0.1.0"
@@ -20,6 +20,7 @@ _HOMES = {
     "MaskTuningCollator": "masktuning.data.collator",
     "MaskTuningModel": "masktuning.modeling.shared_encoder",
     "MaskTuningTrainer": "masktuning.training.trainer",
+    "arguments_for": "masktuning.training.arguments",
     "dual_cross_entropy": "masktuning.ops",
     "masked_lm_head": "masktuning.ops",
     "sample_masks": "masktuning.ops",
@@ -30,6 +31,7 @@ __all__ = [
     "MaskTuningCollator",
     "MaskTuningModel",
     "MaskTuningTrainer",
+    "arguments_for",
     "dual_cross_entropy",
     "masked_lm_head",
     "sample_masks",
@@ -37,7 +39,7 @@ __all__ = [
 ]
 
 _root = Path(__file__).resolve().parent.parent
-if (_root / "csrc").is_dir():  # running from a checkout: kernels/ sits beside this package
+if (_root / "csrc").is_dir():  # in a checkout, kernels/ and csrc/ lie next to this package
     __path__.append(str(_root))
 
 

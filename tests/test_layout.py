@@ -77,6 +77,23 @@ def test_modules_at_the_top_are_commands():
     assert {path.stem for path in PACKAGE.glob("*.py")} == COMMANDS
 
 
+def code_lines(function):
+    """How many lines a function has, its docstring not counted."""
+    first = function.body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    docstring = first.end_lineno - first.lineno + 1 if documented else 0
+    return function.end_lineno - function.lineno + 1 - docstring
+
+
+def test_no_function_has_more_than_50_lines():
+    folders = ("masktuning", "kernels", "benchmarks")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    for path in [*paths, ROOT / "setup.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert code_lines(node) <= 50, f"{path}: {node.name}"
+
+
 def test_kernels_know_no_masktuning():
     for path in (ROOT / "kernels").glob("*.py"):
         assert "masktuning" not in path.read_text()

@@ -12,7 +12,7 @@ from masktuning.config.errors import UsageError
 def version_of(package: str) -> str:
     """The version of a package, or "not installed".
 
-    Our own is read from the source, so it is known in a checkout that was never installed too.
+    That of masktuning is read from its source, so it is known in a checkout that was not installed.
     """
     if package == "masktuning":
         return __version__
@@ -23,7 +23,7 @@ def version_of(package: str) -> str:
 
 
 def import_datasets() -> Any:
-    """The package `datasets`, which the commands that read and tokenise data need.
+    """Imports the package `datasets`, which the commands need to read and tokenise data.
 
     The ops, the model and MaskTuningTrainer work without it.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ModelArguments:
-    """Which model."""
+    """The model."""
 
     _argument_group_name = "model"
 
@@ -19,7 +19,7 @@ class ModelArguments:
         metadata={"help": "Checkpoint folder or hub id; the demo task brings its own."},
     )
     max_seq_length: int = field(
-        default=128, metadata={"help": "Longer texts are truncated (and counted)."}
+        default=128, metadata={"help": "Longer texts are truncated, and how many is told."}
     )
 
     def __post_init__(self) -> None:
@@ -29,7 +29,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which data: a task by name, or files."""
+    """The data: a task by name, or files of your own."""
 
     _argument_group_name = "data"
 
@@ -38,37 +38,41 @@ class DataArguments:
         metadata={"help": "Task name, or a YAML file of your own.", "aliases": ["--task_name"]},
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "The task's files; what is not there comes from the hub."}
+        default=None,
+        metadata={"help": "The folder of the task's files; files that it lacks come from the hub."},
     )
     train_file: str | None = field(
-        default=None, metadata={"help": "Own training data: .csv, .tsv, .jsonl or .parquet."}
+        default=None,
+        metadata={"help": "Training data of your own: .csv, .tsv, .jsonl or .parquet."},
     )
     validation_file: str | None = field(
-        default=None, metadata={"help": "Own in-distribution validation data."}
+        default=None, metadata={"help": "In-distribution validation data of your own."}
     )
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Own data set on the hub, with splits train and validation."},
+        metadata={"help": "Data set of your own on the hub, with splits train and validation."},
     )
     dataset_config_name: str | None = field(
-        default=None, metadata={"help": "Its configuration, where it has several."}
+        default=None, metadata={"help": "The configuration of that data set, if it has several."}
     )
     eval_files: list[str] = field(
         default_factory=list,
-        metadata={"help": "More sets to evaluate, as name=path ..., such as out-of-domain ones."},
+        metadata={"help": "More sets to evaluate, such as out-of-domain ones, each as name=path."},
     )
     text_column_names: str | None = field(
         default=None, metadata={"help": "One text column, or two with a comma between them."}
     )
-    label_column_name: str | None = field(default=None, metadata={"help": "The label column."})
+    label_column_name: str | None = field(
+        default=None, metadata={"help": "Name of the label column."}
+    )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use only the first so many training examples."}
+        default=None, metadata={"help": "Use only this many training examples, the first ones."}
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Use only the first so many examples of each set."}
+        default=None, metadata={"help": "Use only this many examples of each set, the first ones."}
     )
     preprocessing_num_workers: int | None = field(
-        default=None, metadata={"help": "Processes that tokenise."}
+        default=None, metadata={"help": "Number of processes that tokenise."}
     )
 
     def __post_init__(self) -> None:
@@ -80,16 +84,18 @@ class DataArguments:
 
 @dataclass
 class RunArguments:
-    """How the command runs."""
+    """How the command runs, apart from the training itself."""
 
     _argument_group_name = "run"
 
     config: str | None = field(
-        default=None, metadata={"help": "YAML file of options; flags win over it."}
+        default=None, metadata={"help": "YAML file of options; flags take precedence over it."}
     )
     dry_run: bool = field(
         default=False,
-        metadata={"help": "Four steps, one batch of each set and a time estimate; keeps nothing."},
+        metadata={
+            "help": "Take four steps and one batch of each set, estimate the time, and keep nothing."
+        },
     )
     overwrite: bool = field(
         default=False,

@@ -1,4 +1,4 @@
-"""Flags over a YAML file's options over defaults; usage errors are one sentence, exit code 2."""
+"""Flags, the YAML file of options and defaults; usage errors are one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from masktuning.config.errors import UsageError, check_names, one_line
 def build_parser(
     program: str | None, description: str, dataclasses: Sequence[type], epilog: str = ""
 ) -> Any:
-    """An HfArgumentParser whose usage errors are UsageError, for the given dataclasses."""
+    """An HfArgumentParser for the given dataclasses, whose usage errors are raised as UsageError."""
     from transformers.hf_argparser import HfArgumentParser
 
     class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -40,7 +40,7 @@ def build_parser(
 
 
 class FlagParser(ArgumentParser):
-    """For a few flags, or some ahead of the others; usage errors are UsageError."""
+    """A parser of a few flags, whose usage errors are raised as UsageError."""
 
     def __init__(self, program: str | None = None, description: str = "") -> None:
         super().__init__(
@@ -56,7 +56,7 @@ class FlagParser(ArgumentParser):
 
 
 def parse(parser: Any, argv: Sequence[str], defaults: dict[str, Any]) -> tuple[Any, ...]:
-    """The dataclasses from `argv` over `defaults` (a task's settings, then a YAML file's).
+    """The dataclasses of the flags `argv`, with `defaults` for the flags that are not given.
 
     Raises:
         UsageError: on an unknown flag or key, with the nearest known one; on a bad value.
@@ -83,7 +83,7 @@ def parse(parser: Any, argv: Sequence[str], defaults: dict[str, Any]) -> tuple[A
 
 
 def _as_flag(action: Any, value: Any) -> Any:
-    """A YAML value as the flag would have it, so that it goes through the flag's own checks."""
+    """A YAML value in the form of the flag, so that it passes through the flag's own checks."""
     if action.choices is not None and value not in action.choices:
         raise UsageError(
             f"{action.dest}: {value!r} is none of {', '.join(map(str, action.choices))}"
@@ -112,7 +112,7 @@ def known_names(parser: Any) -> set[str]:
 
 
 def underscored(argv: Sequence[str]) -> list[str]:
-    """The flags with underscores, as they are known by; HfArgumentParser takes dashes too."""
+    """The flags with underscores, as in the dataclasses; HfArgumentParser accepts dashes too."""
     words = []
     for word in argv:
         flag, equals, value = word.partition("=")

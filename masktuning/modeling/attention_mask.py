@@ -1,7 +1,7 @@
-"""The 2-D attention mask in the 4-D form that stock encoders take without looking into it.
+"""The 2-D attention mask in the 4-D form that stock encoders use without reading its values.
 
-Given a 2-D mask, transformers' attention reads mask.all() on the host, once a pass: on a GPU the
-host waits there. A 4-D mask is taken as it is.
+Given a 2-D mask, transformers' attention reads mask.all() on the host once per forward pass, and on
+a GPU the host waits there. A 4-D mask is used as it is.
 
 Shapes: B examples, L tokens.
 """
@@ -25,12 +25,12 @@ def takes_4d_mask(classifier: PreTrainedModel) -> bool:
     config = classifier.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if config._attn_implementation != "sdpa" or kinds != {"full_attention"}:
-        return False  # local attention would lose its window: a 4-D mask is taken as it is
+        return False  # a 4-D mask is used as it is, so local attention would lose its window
     training = classifier.training
     classifier.eval()
     device = next(classifier.parameters()).device
     ids_BL = torch.arange(4, 20, device=device).view(2, 8) % config.vocab_size
-    if config.is_encoder_decoder:  # it pools the text's last one
+    if config.is_encoder_decoder:  # the last one of a text is what it pools
         ids_BL[:, -1] = config.eos_token_id
     mask_BL = torch.ones_like(ids_BL)
     mask_BL[1, 5:] = 0
@@ -40,7 +40,7 @@ def takes_4d_mask(classifier: PreTrainedModel) -> bool:
             state_BLH = classifier.base_model(input_ids=ids_BL, attention_mask=mask)[0]
             logits_BC = classifier(input_ids=ids_BL, attention_mask=mask).logits
             found.append((state_BLH[mask_BL.bool()], logits_BC))
-    except (ValueError, RuntimeError):  # the family wants its mask in two dimensions
+    except (ValueError, RuntimeError):  # the family needs a mask of two dimensions
         return False
     finally:
         classifier.train(training)

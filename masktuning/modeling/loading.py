@@ -1,4 +1,4 @@
-"""Stock classes from checkpoints: in float32, with one line about what a checkpoint lacked."""
+"""Loads stock classes from checkpoints in float32, with one line about what a checkpoint lacks."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from masktuning.config.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-# Parts of a classifier that no encoder's checkpoint is expected to bring.
+# Parts of a classifier that the checkpoint of an encoder is not expected to have.
 EXPECTED_NEW = ("classif", "score", "pooler", "sequence_summary")
 
-# What from_pretrained raises: no such name, no such class, weights of other shapes, a broken file,
-# a tokenizer that wants a package of its own.
+# What from_pretrained raises for an unknown name or class, weights of other shapes, a broken file,
+# or a tokenizer that needs a package of its own.
 LOADING_ERRORS = (ImportError, OSError, ValueError, RuntimeError, SafetensorError)
 
 
 def check_folder(name: str) -> None:
-    """Raises UsageError for a path that is no folder: the hub would call it a malformed id."""
+    """Raises UsageError for a path that is no folder; the hub would call it a malformed id."""
     if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
         raise UsageError(f"{name}: no such folder")
 
 
-# Families whose masked LM and classifier cannot share what they encode.
+# Families whose masked LM and classifier cannot share one encoder, and why.
 UNSUPPORTED = {
     "funnel": "its classifier has an encoder of pooled states, its masked LM one of every token",
     "perceiver": "its masked LM predicts by a decoder of its own, not from a state for each token",
@@ -51,7 +51,7 @@ def check_language(name: str | Path, config: Any) -> None:
 
 
 def check_masked_lm(name: str | Path, config: Any) -> None:
-    """Raises ValueError if the family of `config` has no masked LM that we can use, with why."""
+    """Raises ValueError, with the reason, if no masked LM of the family can be used."""
     if config.model_type in UNSUPPORTED:
         raise ValueError(
             f"{name}: {config.model_type} is not supported: {UNSUPPORTED[config.model_type]}; "
@@ -59,7 +59,7 @@ def check_masked_lm(name: str | Path, config: Any) -> None:
         )
     if type(config) not in AutoModelForMaskedLM._model_mapping:
         raise ValueError(
-            f"{name}: {config.model_type} has no masked-LM class, which mask-tuning needs; "
+            f"{name}: {config.model_type} has no masked-LM class, which this method needs; "
             "use an encoder such as BERT or RoBERTa, or --method finetuning"
         )
 
@@ -69,11 +69,11 @@ def load_float32(
 ) -> PreTrainedModel:
     """`auto.from_pretrained(name)` in float32, whatever the checkpoint's own dtype.
 
-    Weights that the checkpoint lacks are newly initialised and named in one warning, but for
-    those whose name holds one of `expected_new`.
+    Weights that the checkpoint lacks are newly initialised. One warning names them, except those
+    whose name contains one of `expected_new`.
     """
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its report is a page; ours is a line
+    transformers_logging.set_verbosity_error()  # its own report is a page long
     try:
         model, report = auto.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, **config

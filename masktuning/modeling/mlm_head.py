@@ -1,8 +1,8 @@
-"""Any family's masked-LM head on chosen rows, without a table of families.
+"""The masked-LM head of any family on selected rows, without a table of families.
 
-The masked-LM class keeps everything but its encoder, which a stub replaces: the stub returns the
-hidden states that are handed in. So the class's own forward runs its own head on just those rows,
-and a second stub in the decoder's place sees what the head hands to the decoder.
+A stub replaces the encoder of the masked-LM class and returns hidden states that are given to it.
+The class's own forward then runs its own head on just those rows; a second stub, in the place of
+the decoder, records what the head passes to its decoder.
 
 Shapes: M masked positions, H width, E width of the decoder's input, V vocabulary.
 """
@@ -20,26 +20,26 @@ from transformers.modeling_outputs import BaseModelOutput
 from masktuning.ops import MaskedLMOutput, masked_lm_head, masked_lm_head_from_logits
 
 
-class _HandedIn(BaseModelOutput):
-    """An encoder's output in which all that nobody handed in is None."""
+class _GivenStates(BaseModelOutput):
+    """An encoder's output in which everything but the given hidden states is None."""
 
     def __getattr__(self, name: str) -> None:
         return None
 
 
 class _EncoderStub(nn.Module):
-    """Stands where the encoder was and returns the hidden states it was given."""
+    """Takes the place of the encoder and returns the hidden states that it was given."""
 
     def __init__(self) -> None:
         super().__init__()
         self.hidden: Tensor | None = None
 
-    def forward(self, *args: Any, **kwargs: Any) -> _HandedIn:
-        return _HandedIn(last_hidden_state=self.hidden)
+    def forward(self, *args: Any, **kwargs: Any) -> _GivenStates:
+        return _GivenStates(last_hidden_state=self.hidden)
 
 
 class _DecoderStub(nn.Module):
-    """Stands where the decoder was, keeps its input and returns zeros for `rows` rows."""
+    """Takes the place of the decoder, records its input and returns zeros for `rows` rows."""
 
     def __init__(self, rows: int, vocab_size: int) -> None:
         super().__init__()
@@ -54,15 +54,19 @@ class _DecoderStub(nn.Module):
 class MaskedLMHead(nn.Module):
     """The head of a masked LM, applied to rows of hidden states.
 
-    `mlm` is the family's masked-LM model whose encoder is `encoder` (shared with the classifier)
-    and whose decoder is tied to it already. `fused` tells whether the decoder proved to be a
-    plain linear layer, so that its product can be fused with the loss and the substitution.
+    Args:
+        mlm: the family's masked-LM model; it shares the classifier's encoder, and its decoder is
+            tied already.
+
+    Attributes:
+        fused: whether the decoder proved to be a plain linear layer, so that its matrix product
+            can be fused with the loss and the substitution.
     """
 
     def __init__(self, mlm: PreTrainedModel) -> None:
         super().__init__()
-        # A tuple, so that the decoder and its owner are not registered a second time. Found while
-        # the encoder is there: some classes look into it for their output embedding.
+        # A tuple, so that the decoder and its owner are not registered a second time. It is found
+        # before the encoder is replaced: some classes look there for their output embedding.
         self._decoder_place = _place(mlm, mlm.get_output_embeddings())
         self._encoder_stub = _EncoderStub()
         setattr(mlm, mlm.base_model_prefix, self._encoder_stub)
@@ -104,11 +108,11 @@ class MaskedLMHead(nn.Module):
         return output.logits[0]
 
     def transform(self, hidden: Tensor) -> Tensor:
-        """[M, E], what the stock head hands to its decoder for the rows `hidden` [M, H]."""
+        """[M, E], what the stock head passes to its decoder for the rows `hidden` [M, H]."""
         return self._without_decoder(hidden, rows=0)[0]
 
     def _without_decoder(self, hidden: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """The decoder's input, and what the stock head makes of a decoder output of zeros."""
+        """The decoder's input, and the logits of the stock head where its decoder returns zeros."""
         owner, name = self._decoder_place
         decoder = owner._modules[name]
         stub = _DecoderStub(rows, self.config.vocab_size)

@@ -96,3 +96,30 @@ def load_float32(
                 name,
             )
     return model
+
+
+def load_classifier(name: str) -> tuple[PreTrainedModel, Any]:
+    """A trained sequence classifier in float32, and its tokenizer; `name` is a folder or a hub id.
+
+    Raises:
+        UsageError: if they cannot be loaded, or the checkpoint holds no trained classifier.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    from masktuning.config.errors import one_line
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # its report is a page; ours is a line
+    check_folder(name)
+    try:
+        check_language(name, AutoConfig.from_pretrained(name))
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True
+        )
+    except LOADING_ERRORS as error:
+        raise UsageError(f"{name}: cannot be loaded: {one_line(error)}") from None
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"]))
+        raise UsageError(f"{name}: has no trained classifier (no {missing}): train one first")
+    return model, tokenizer

@@ -9,7 +9,8 @@ from typing import Any
 
 from masktuning.config.errors import UsageError
 from masktuning.config.options import DataArguments
-from masktuning.data.readers import Table, read_hub, read_table
+from masktuning.data.hub import read_hub
+from masktuning.data.readers import Table, read_table
 from masktuning.tasks import SetSpec, Task
 
 # Names that text columns are looked for under, in this order.

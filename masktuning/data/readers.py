@@ -1,4 +1,4 @@
-"""Reads CSV, TSV, JSONL and Parquet files, folders and hub data sets into columns of text.
+"""Reads CSV, TSV, JSONL and Parquet files, and folders of text files, into columns of text.
 
 Files are read here rather than by a data frame library, whose errors name neither file nor line
 and whose type guessing turns the label "01" into 1 and the text "NA" into a missing value.
@@ -16,16 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from masktuning.config.errors import UsageError, one_line
-from masktuning.config.installed import import_datasets
 
 logger = logging.getLogger(__name__)
 
 # The file extensions that can be read, and the delimiter where there is one.
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".parquet": None}
-
-
-class HubUnreachable(UsageError):
-    """The hub cannot be reached, and the data set is not in the local cache."""
 
 
 @dataclass(frozen=True)
@@ -93,40 +88,6 @@ def read_table(
     if not table.lines:
         raise UsageError(f"{path}: empty, there is no example in it")
     return table
-
-
-def read_hub(
-    id: str,
-    split: str,
-    config: str | None = None,
-    revision: str | None = None,
-    columns: dict[str, str] | None = None,
-) -> Table:
-    """The rows of one split of a data set on the hub, or in a local folder with such a layout.
-
-    Class labels become their names. `columns` maps the data set's column names to new ones.
-
-    Raises:
-        HubUnreachable: if the hub cannot be reached and the data set is not in the local cache.
-        UsageError: if the split cannot be read, with the reason; if `datasets` is not installed.
-    """
-    datasets = import_datasets()
-    try:
-        rows = datasets.load_dataset(id, config, split=split, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        kind = HubUnreachable if isinstance(error, ConnectionError) else UsageError
-        raise kind(
-            f"the data set {id} ({split}) cannot be read: {type(error).__name__}: {reason}"
-        ) from None
-    found = {}
-    for name, feature in rows.features.items():
-        named = isinstance(feature, datasets.ClassLabel)
-        found[(columns or {}).get(name, name)] = [
-            feature.int2str(value) if named and value >= 0 else _as_text(value)
-            for value in rows[name]
-        ]
-    return Table(f"{id} ({split})", found, list(range(1, len(rows) + 1)))
 
 
 def _decode(path: Path) -> str:
@@ -235,7 +196,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | Non
             raise UsageError(f"{path}, line {number}: not a JSON object of column names to values")
         yield (
             number,
-            {k: None if isinstance(v, list | dict) else _as_text(v) for k, v in row.items()},
+            {k: None if isinstance(v, list | dict) else as_text(v) for k, v in row.items()},
         )
 
 
@@ -248,8 +209,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
     except (OSError, pyarrow.lib.ArrowInvalid) as error:
         raise UsageError(f"{path}: not a Parquet file ({error})") from None
     for number, row in enumerate(table.to_pylist(), 1):
-        yield number, {name: _as_text(value) for name, value in row.items()}
+        yield number, {name: as_text(value) for name, value in row.items()}
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as text; a missing value is the empty text."""
     return "" if value is None else str(value)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from masktuning.config.errors import UsageError
 from masktuning.data.generated import examples
-from masktuning.data.readers import HubUnreachable, Table, read_hub, read_table
+from masktuning.data.hub import HubUnreachable, read_hub
+from masktuning.data.readers import Table, read_table
 from masktuning.tasks import SetSpec
 
 logger = logging.getLogger(__name__)

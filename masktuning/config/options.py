@@ -94,7 +94,7 @@ class RunArguments:
     dry_run: bool = field(
         default=False,
         metadata={
-            "help": "Take four steps and one batch of each set, estimate the time, and keep nothing."
+            "help": "Take four steps and a batch of each set, estimate the time, and keep nothing."
         },
     )
     overwrite: bool = field(

@@ -18,7 +18,7 @@ from masktuning.config.errors import UsageError, check_names, one_line
 def build_parser(
     program: str | None, description: str, dataclasses: Sequence[type], epilog: str = ""
 ) -> Any:
-    """An HfArgumentParser for the given dataclasses, whose usage errors are raised as UsageError."""
+    """An HfArgumentParser for dataclasses, whose usage errors are raised as UsageError."""
     from transformers.hf_argparser import HfArgumentParser
 
     class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):

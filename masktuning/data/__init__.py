@@ -1,1 +1,1 @@
-"""From files to batches: reading, labels, tokenisation, padding."""
+"""From files to batches: reading, label names, tokenisation and padding."""

@@ -1,4 +1,4 @@
-"""A task made of the user's own files."""
+"""Tasks made of the files or the hub data set that the user's flags name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 from masktuning.config.errors import UsageError
 from masktuning.config.options import DataArguments
-from masktuning.data.readers import Table, read_hub, read_table
+from masktuning.data.hub import read_hub
+from masktuning.data.readers import Table, read_table
 from masktuning.tasks import SetSpec, Task
 
+# Names that text columns are looked for under, in this order.
 _TEXT_COLUMNS = (
     ["sentence1", "sentence2"],
     ["premise", "hypothesis"],
@@ -22,62 +24,49 @@ _TEXT_COLUMNS = (
 
 
 def own_task(data: DataArguments, labels: list[str] | None = None) -> Task:
-    """The task of --train_file and --validation_file or --dataset_name, and --eval_files.
+    """The task made of the files or the hub data set that the flags name.
 
-    Label names, unless given, are those of the first of these, sorted.
+    The columns and, unless `labels` are given, the label names are those of the first source.
 
     Raises:
-        UsageError: on a missing file or column, or an --eval_files entry that is not name=path.
+        UsageError: if no source is given, a source or a column is missing, or an entry of
+            --eval_files is not name=path.
     """
-    sources: dict[str, dict[str, Any]] = {}
-    if data.dataset_name:
-        named = {"id": data.dataset_name, "config": data.dataset_config_name}
-        for role, split in (("train", "train"), ("dev", "validation")):
-            sources[role] = {"hub": {**named, "split": split}}
-    given = {"train": data.train_file, "dev": data.validation_file}
-    sources |= {role: {"file": _absolute(path)} for role, path in given.items() if path}
-    named_files = _parse_eval_files(data.eval_files, taken=set(given))
-    sources |= {name: {"file": _absolute(path)} for name, path in named_files.items()}
+    sources = _sources(data)
     if not sources:
         raise UsageError(
             "no data: give --task, --dataset_name, or files (--train_file, --eval_files)"
         )
     first = next(iter(sources.values()))
     table = read_hub(**first["hub"]) if "hub" in first else read_table(first["file"])
-    names = data.text_column_names
-    text = [n.strip() for n in names.split(",")] if names else _guess_text_columns(table)
+    text = _given_text_columns(data) or _guess_text_columns(table)
     label = data.label_column_name or "label"
     if labels is None:
-        for line, value in zip(table.lines, table.column(label), strict=True):
-            if not value.strip():
-                raise UsageError(f"{table.origin}, line {line}: the label in {label!r} is empty")
-        labels = sorted(set(table.column(label)), key=lambda n: (not n.isdigit(), len(n), n))
-        if len(labels) < 2:
-            raise UsageError(f"{table.origin}: every row has the label {labels[0]!r}")
+        labels = _labels_of(table, label)
     sets = [
-        SetSpec(name, name if name in given else "ood", text, label, **source)
+        SetSpec(name, name if name in ("train", "dev") else "ood", text, label, **source)
         for name, source in sources.items()
     ]
-    return Task("own data", "files or a data set of the user's", labels, sets)
+    return Task("own data", "the user's files or data set", labels, sets)
 
 
 def with_eval_files(task: Task, data: DataArguments) -> Task:
-    """`task` and --eval_files beside its sets, in the columns of its dev set unless given.
+    """`task` with the files of --eval_files as additional sets, out of distribution.
+
+    They have the columns of the task's dev set unless the flags name others.
 
     Raises:
-        UsageError: on an entry that is not name=path, or a name that the task has already.
+        UsageError: if an entry is not name=path, or the task already has a set of that name.
     """
     named = _parse_eval_files(data.eval_files, taken={spec.name for spec in task.sets})
-    like = task.with_role("dev")[0]
-    names = data.text_column_names
-    text = [n.strip() for n in names.split(",")] if names else like.text
+    dev = task.with_role("dev")[0]
     own = [
         SetSpec(
             name,
             "ood",
-            text,
-            data.label_column_name or like.label,
-            label_names=like.label_names,
+            _given_text_columns(data) or dev.text,
+            data.label_column_name or dev.label,
+            label_names=dev.label_names,
             file=_absolute(path),
             own_file=True,
         )
@@ -86,8 +75,22 @@ def with_eval_files(task: Task, data: DataArguments) -> Task:
     return replace(task, sets=[*task.sets, *own])
 
 
+def _sources(data: DataArguments) -> dict[str, dict[str, Any]]:
+    """The `file` or `hub` of each set by the set's name: train, dev, and those of --eval_files."""
+    sources: dict[str, dict[str, Any]] = {}
+    if data.dataset_name:
+        hub = {"id": data.dataset_name, "config": data.dataset_config_name}
+        for role, split in (("train", "train"), ("dev", "validation")):
+            sources[role] = {"hub": {**hub, "split": split}}
+    files = {"train": data.train_file, "dev": data.validation_file}
+    sources |= {role: {"file": _absolute(path)} for role, path in files.items() if path}
+    named = _parse_eval_files(data.eval_files, taken=set(files))
+    return sources | {name: {"file": _absolute(path)} for name, path in named.items()}
+
+
 def _absolute(path: str) -> str:
-    return str(Path(path).absolute())  # or --data_dir, which is for tasks, would come before it
+    """An absolute path, which --data_dir (the folder of a task's files) does not apply to."""
+    return str(Path(path).absolute())
 
 
 def _parse_eval_files(entries: list[str], taken: set[str]) -> dict[str, str]:
@@ -97,9 +100,17 @@ def _parse_eval_files(entries: list[str], taken: set[str]) -> dict[str, str]:
         if not (equals and path and re.fullmatch(r"\w+", name)):
             raise UsageError(f"--eval_files takes name=path, not {entry!r}")
         if name in taken | set(named):
-            raise UsageError(f"--eval_files: the name {name!r} is taken")
+            raise UsageError(
+                f"--eval_files {entry}: the name {name!r} is reserved or another set's; choose "
+                f"another one, such as my_{name}={path}"
+            )
         named[name] = path
     return named
+
+
+def _given_text_columns(data: DataArguments) -> list[str]:
+    names = data.text_column_names
+    return [name.strip() for name in names.split(",")] if names else []
 
 
 def _guess_text_columns(table: Table) -> list[str]:
@@ -107,6 +118,23 @@ def _guess_text_columns(table: Table) -> list[str]:
         if all(name in table.columns for name in names):
             return list(names)
     raise UsageError(
-        f"{table.origin}: which column is the text? It has {', '.join(table.columns)}; "
+        f"{table.origin}: which column is the text? The columns are {', '.join(table.columns)}; "
         "give --text_column_names NAME or NAME,NAME"
     )
+
+
+def _labels_of(table: Table, column: str) -> list[str]:
+    """The different labels of a table: first numbers by value, then other names by length.
+
+    Raises:
+        UsageError: if a label is empty, or there are fewer than two.
+    """
+    for line, value in zip(table.lines, table.column(column), strict=True):
+        if not value.strip():
+            raise UsageError(f"{table.origin}, line {line}: the label in {column!r} is empty")
+    labels = sorted(
+        set(table.column(column)), key=lambda name: (not name.isdigit(), len(name), name)
+    )
+    if len(labels) < 2:
+        raise UsageError(f"{table.origin}: every row has the label {labels[0]!r}")
+    return labels

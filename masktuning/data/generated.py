@@ -1,12 +1,12 @@
-"""Generated English with a controlled spurious correlation: a cue that is easier than the task.
+"""Generated English texts whose labels correlate with a cue that is easier than the task itself.
 
-Task `demo`: what someone thinks of something, from how they say it. The cue is lexical: what the
-opinion is about (a comedy, a biography ...) says nothing of it, yet agrees with the label in most
-of the training sentences. Task `demo-pairs`: does the second sentence follow from the first? The
-cue is their overlap, as in HANS: a second sentence made of the first one's words mostly follows.
+In the task `demo` a sentence states an opinion, and the label is whether it is a good one. The cue
+is the subject of the opinion (a comedy, a biography, ...), which has no bearing on the opinion. In
+the task `demo-pairs` the label is whether the second sentence follows from the first. The cue is
+their overlap, as in HANS: whether the second sentence consists of words of the first.
 
-The cue agrees with the label 95 % of the time in distribution, half the time in `ood_balanced` and
-5 % of the time in `ood_adversarial`, so a classifier that reads only the cue is found out there.
+The cue agrees with the label in 95 % of the examples in distribution, in half of them in
+`ood_balanced` and in 5 % in `ood_adversarial`, where a classifier that relies on the cue fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from random import Random
 from masktuning.config.errors import check_names
 
 LABELS = {"demo": ("negative", "positive"), "demo-pairs": ("not_entailment", "entailment")}
-# set: (seed, examples, share of examples whose cue agrees with the label)
+# For each set: its seed, its number of examples, the share of them whose cue agrees with the label.
 SETS = {
     "train": (1, 2000, 0.95),
     "dev": (2, 500, 0.95),
@@ -48,8 +48,8 @@ _PLACES = (
     "", "", "last night", "on monday", "at home", "in paris", "with friends", "for the first time",
     "two years ago", "after dinner",
 )  # fmt: skip
-# How an opinion is put: {good} is the label's own word, {bad} one of the other label, which the
-# sentence takes back. Reading single words does not do.
+# Ways to state an opinion: {good} is a word of the label, {bad} a word of the other label, which
+# the sentence negates or contrasts. So single words do not tell the label.
 _FORMS = (
     "{who} saw the {cue} {when} and found it {how} {good} .",
     "{who} thought that the {part} of the {cue} was {how} {good} .",
@@ -65,7 +65,7 @@ _PEOPLE = (
     "doctor captain teacher student actor artist judge manager author scientist president king "
     "queen woman priest soldier officer singer writer driver"
 ).split()
-_ACTIONS = {  # a verb and one that is taken to say the same
+_ACTIONS = {  # each verb and its synonym here
     "saw": "noticed", "helped": "supported", "liked": "enjoyed", "killed": "murdered",
     "hired": "employed", "chose": "selected", "taught": "trained", "knew": "recognized",
     "refused": "rejected",
@@ -81,6 +81,7 @@ _TIMES = (
 
 
 def _opinion(random: Random, label: int, cue: int) -> tuple[str]:
+    """A sentence with the opinion `label` about a subject of the kind `cue`."""
     words = {
         "who": random.choice(_SPEAKERS),
         "cue": random.choice(_CUES[cue]),
@@ -94,7 +95,7 @@ def _opinion(random: Random, label: int, cue: int) -> tuple[str]:
 
 
 def _pair(random: Random, label: int, cue: int) -> tuple[str, str]:
-    """Premise and hypothesis: `cue` 1 repeats the premise's words, 0 says it in other words."""
+    """Premise and hypothesis; with `cue` 1 the hypothesis consists of words of the premise."""
     subject, other, third = random.sample(_PEOPLE, 3)
     verb = random.choice(list(_ACTIONS))
     first = f"the {subject} {verb} the {other} {random.choice(_TIMES)} ."
@@ -125,9 +126,13 @@ def _a(noun: str) -> str:
 def generate(
     task: str, seed: int, count: int, agreement: float
 ) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Texts (one, or a pair) and label names; the cue agrees with the label in `agreement` of them.
+    """`count` texts (tuples of one sentence or of a pair) and the label name of each.
 
-    The same on every call. KeyError on another task than `demo` and `demo-pairs`.
+    The cue agrees with the label in a share of `agreement` of the texts on average. Every call
+    with the same arguments returns the same texts.
+
+    Raises:
+        KeyError: if `task` is neither `demo` nor `demo-pairs`.
     """
     labels, make = LABELS[task], {"demo": _opinion, "demo-pairs": _pair}[task]
     random = Random(seed)
@@ -142,10 +147,10 @@ def generate(
 
 
 def examples(name: str) -> tuple[list[tuple[str, ...]], list[str]]:
-    """One set of a task, named as in its YAML file: demo/train, demo-pairs/ood_balanced, ...
+    """Texts and label names of a set by its name: demo/train, demo-pairs/ood_balanced, ...
 
     Raises:
-        UsageError: if there is none of that name.
+        UsageError: if there is no generated set of that name.
     """
     known = {f"{task}/{part}" for task in LABELS for part in SETS}
     check_names([name], known, "generated set")

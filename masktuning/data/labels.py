@@ -1,4 +1,4 @@
-"""Label names: matched exactly, or under case and punctuation where that is unambiguous."""
+"""Matching of label names: exactly, or ignoring case and punctuation where that is unambiguous."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from masktuning.config.errors import UsageError
 
 
 class LabelNames:
-    """The ids of label names. "Not-Good" is "not good", but "1" is never "-1" if both are names."""
+    """The ids of label names; id i is the i-th of `names`.
+
+    "Not-Good" matches "not good". If two of the names differ only in case and punctuation, such
+    as "1" and "-1", names match exactly or not at all.
+
+    Raises:
+        UsageError: if a name is given twice.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
@@ -20,24 +27,27 @@ class LabelNames:
             raise UsageError(f"a label name is given twice: {', '.join(self.names)}")
 
     def find(self, name: str) -> int | None:
-        """The id of a name, or None; a number names its LABEL_<number> of an unnamed model."""
+        """The id of a name, or None if there is none.
+
+        A number also matches the name LABEL_<number>, which transformers gives to unnamed labels.
+        """
         unnamed = self._exact.get(f"LABEL_{name}")
         return self._exact.get(name, self._folded.get(_fold(name), unnamed))
 
 
 def model_labels(config_names: Sequence[str], task_names: Sequence[str]) -> list[str]:
-    """A classifier's own label names, checked to be a task's.
+    """A classifier's label names in the order of its ids, if they are the labels of a task.
 
     Raises:
-        UsageError: showing both lists, if they are not the same names.
+        UsageError: if they are not, showing both lists.
     """
     task = LabelNames(task_names)
     found = [task.find(name) for name in config_names]
     if None in found or len(set(found)) != len(task_names):
         raise UsageError(
             f"the model's labels are {', '.join(config_names)}, the task's "
-            f"{', '.join(task_names)}: give a model of this task, or name the labels in the order "
-            "of its ids with --label_names (or in its config.json, id2label)"
+            f"{', '.join(task_names)}: give a model of this task, or name the model's labels in "
+            "the order of its ids with --label_names (or as id2label in its config.json)"
         )
     return list(config_names)
 

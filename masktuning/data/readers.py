@@ -1,7 +1,7 @@
-"""Local files to columns of text: CSV, TSV, JSONL, Parquet, folders; errors name the line.
+"""Reads CSV, TSV, JSONL and Parquet files, and folders of text files, into columns of text.
 
-Read here rather than by a data frame library, whose errors name neither file nor line and whose
-type guessing turns the label "01" into 1 and the text "NA" into nothing.
+Files are read here rather than by a data frame library, whose errors name neither file nor line
+and whose type guessing turns the label "01" into 1 and the text "NA" into a missing value.
 """
 
 from __future__ import annotations
@@ -16,34 +16,30 @@ from pathlib import Path
 from typing import Any
 
 from masktuning.config.errors import UsageError, one_line
-from masktuning.config.installed import import_datasets
 
 logger = logging.getLogger(__name__)
 
-# The delimiter, where there is one.
+# The file extensions that can be read, and the delimiter where there is one.
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".parquet": None}
-
-
-class HubUnreachable(UsageError):
-    """No connection to the hub, and the data set is not in its cache."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of one file, all as text, and where each row was."""
+    """The columns of one source, all as text, and where each row stands in it."""
 
     origin: str
+    """The path, or the data set's id and split, for error messages."""
     columns: dict[str, list[str]]
     lines: list[int]
-    """The line (or row, for Parquet and the hub) of each row, for error messages."""
+    """The line of each row (its number for Parquet and the hub), from 1, for error messages."""
     nested: dict[str, int] = field(default_factory=dict)
-    """Columns that hold a list or a mapping, and so are no text, with its line."""
+    """Columns that hold a list or a mapping somewhere, and the first line where they do."""
 
     def column(self, name: str) -> list[str]:
-        """One column.
+        """The texts of one column.
 
         Raises:
-            UsageError: listing the columns there are.
+            UsageError: if there is no such column, listing those there are; if it is not text.
         """
         if name in self.nested:
             where = f"{self.origin}, line {self.nested[name]}"
@@ -51,7 +47,7 @@ class Table:
         if name not in self.columns:
             raise UsageError(
                 f"{self.origin}: no column {name!r}; it has {', '.join(map(repr, self.columns))}; "
-                "for files of your own see --text_column_names and --label_column_name"
+                "for your own files see --text_column_names and --label_column_name"
             )
         return self.columns[name]
 
@@ -63,14 +59,15 @@ def read_table(
     skip_broken_rows: bool = False,
     folders: Sequence[str] = (),
 ) -> Table:
-    """The rows of a file, read as its ending or `format` says.
+    """The rows of a file of the kind that its extension, or else `format`, says.
 
-    `quoting` "none" takes quotes as they stand. A folder is read as one folder a label, each with
-    one text a file, into the columns "text" and "label"; of several only those named `folders`.
+    With `quoting` "none" quotation marks are ordinary characters. A folder must hold one folder
+    per label with one .txt file per text; it gives the columns "text" and "label". If `folders`
+    are given, only the folders of these names are read.
 
     Raises:
-        UsageError: if the file is missing, empty, not UTF-8, of an unknown kind, or broken,
-            naming the line.
+        UsageError: if the file is missing, empty, not UTF-8, of an unknown kind, or broken; the
+            message names the line.
     """
     path = Path(path)
     if path.is_dir():
@@ -79,7 +76,7 @@ def read_table(
         raise UsageError(f"{path}: no such file")
     suffix = f".{format}" if format else path.suffix
     if suffix not in SUFFIXES:
-        raise UsageError(f"{path}: unknown ending; use one of {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path}: unknown extension; use one of {', '.join(SUFFIXES)}")
     delimiter = SUFFIXES[suffix]
     if suffix == ".parquet":
         table = _from_rows(path, _parquet_rows(path))
@@ -91,39 +88,6 @@ def read_table(
     if not table.lines:
         raise UsageError(f"{path}: empty, there is no example in it")
     return table
-
-
-def read_hub(
-    id: str,
-    split: str,
-    config: str | None = None,
-    revision: str | None = None,
-    columns: dict[str, str] | None = None,
-) -> Table:
-    """The rows of one split of a data set on the hub (or a local folder that looks like one).
-
-    Class labels become their names; `columns` renames columns.
-
-    Raises:
-        UsageError: if it cannot be had, with the library's reason, or without `datasets`.
-    """
-    datasets = import_datasets()
-    try:
-        rows = datasets.load_dataset(id, config, split=split, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        kind = HubUnreachable if isinstance(error, ConnectionError) else UsageError
-        raise kind(
-            f"the data set {id} ({split}) cannot be read: {type(error).__name__}: {reason}"
-        ) from None
-    found = {}
-    for name, feature in rows.features.items():
-        named = isinstance(feature, datasets.ClassLabel)
-        found[(columns or {}).get(name, name)] = [
-            feature.int2str(value) if named and value >= 0 else _as_text(value)
-            for value in rows[name]
-        ]
-    return Table(f"{id} ({split})", found, list(range(1, len(rows) + 1)))
 
 
 def _decode(path: Path) -> str:
@@ -139,11 +103,11 @@ def _read_folder(path: Path, folders: Sequence[str]) -> Table:
     columns: dict[str, list[str]] = {"text": [], "label": []}
     for file in sorted(path.glob("*/*.txt")):
         if folders and file.parent.name not in folders:
-            continue  # such as reviews without a label
+            continue  # such as a folder of reviews without labels
         columns["text"].append(_decode(file))
         columns["label"].append(file.parent.name)
     if not columns["text"]:
-        raise UsageError(f"{path}: no text files in folders named by their label")
+        raise UsageError(f"{path}: no .txt files in folders named after the labels")
     return Table(str(path), columns, list(range(1, len(columns["text"]) + 1)))
 
 
@@ -169,7 +133,7 @@ def _from_rows(path: Path, rows: Iterator[tuple[int, dict[str, str | None]]]) ->
 def _csv_rows(
     path: Path, text: str, delimiter: str, quoting: str, skip_broken_rows: bool
 ) -> Iterator[tuple[int, dict[str, str | None]]]:
-    # A review may be longer than the module's limit, which is the whole process's.
+    # A field may be longer than the default limit, which holds for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.reader(
         io.StringIO(text, newline=""),
@@ -177,26 +141,37 @@ def _csv_rows(
         quoting=csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL,
         strict=True,
     )
+    # A last line without a line end is where an interrupted download ends: it is never skipped.
+    cut_off = -1 if text.endswith("\n") else text.count("\n") + 1
     header: list[str] | None = None
-    start = 1
     skipped: list[int] = []
-    cut = not text.endswith("\n") and text.count("\n") + 1  # a last line without its end
+    for line, row in _csv_fields(path, reader):
+        if header is None:
+            header = row
+            if len(set(row)) < len(row):
+                raise UsageError(f"{path}: two columns have the same name: {', '.join(row)}")
+        elif not row:
+            continue  # a blank line
+        elif len(row) == len(header):
+            yield line, dict(zip(header, row, strict=True))
+        elif skip_broken_rows and line != cut_off:
+            skipped.append(line)
+        else:
+            raise UsageError(
+                f"{path}, line {line}: {len(row)} fields where the header has {len(header)} "
+                f"({', '.join(header)})"
+            )
+    if skipped:
+        lines = ", ".join(map(str, skipped))
+        logger.warning("%s: skipped lines with too few or too many fields: %s", path, lines)
+
+
+def _csv_fields(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each row, and the line on which the row starts."""
+    start = 1
     try:
         for row in reader:
-            if header is None:
-                header = row
-                if len(set(row)) < len(row):
-                    raise UsageError(f"{path}: a column name is there twice: {', '.join(row)}")
-            elif row:  # a blank line is no row
-                if len(row) != len(header) and skip_broken_rows and start != cut:
-                    skipped.append(start)
-                elif len(row) != len(header):
-                    raise UsageError(
-                        f"{path}, line {start}: {len(row)} fields where the header has "
-                        f"{len(header)} ({', '.join(header)})"
-                    )
-                else:
-                    yield start, dict(zip(header, row, strict=True))
+            yield start, row
             start = reader.line_num + 1
     except csv.Error as error:
         raise UsageError(
@@ -204,27 +179,24 @@ def _csv_rows(
             'write a quote inside a quoted field as "", or describe the file in a task\'s YAML '
             "with `quoting: none`"
         ) from None
-    if skipped:
-        lines = ", ".join(map(str, skipped))
-        logger.warning("%s: left out lines with fields too few or too many: %s", path, lines)
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Rows in which a list or a mapping is None: a column of notes, which nobody asks for."""
+    """Each row and its line; a value that is a list or a mapping, so no text, becomes None."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
-        except (ValueError, RecursionError) as error:  # too deep, or a number too long
+            json.dumps(row, ensure_ascii=False).encode()  # fails on half a surrogate pair
+        except (ValueError, RecursionError) as error:  # also nested too deep, a number too long
             reason = getattr(error, "msg", one_line(error))
             raise UsageError(f"{path}, line {number}: not JSON ({reason})") from None
         if not isinstance(row, dict):
             raise UsageError(f"{path}, line {number}: not a JSON object of column names to values")
         yield (
             number,
-            {k: None if isinstance(v, list | dict) else _as_text(v) for k, v in row.items()},
+            {k: None if isinstance(v, list | dict) else as_text(v) for k, v in row.items()},
         )
 
 
@@ -237,8 +209,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
     except (OSError, pyarrow.lib.ArrowInvalid) as error:
         raise UsageError(f"{path}: not a Parquet file ({error})") from None
     for number, row in enumerate(table.to_pylist(), 1):
-        yield number, {name: _as_text(value) for name, value in row.items()}
+        yield number, {name: as_text(value) for name, value in row.items()}
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as text; a missing value is the empty text."""
     return "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Texts to token ids, once: the result is kept on disk under a hash of all that it depends on."""
+"""Tokenisation; the result is cached on disk under a hash of everything that it depends on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ENCODING_VERSION = "1"  # raised when `encode` would give other columns for the same texts
+_ENCODING_VERSION = "1"  # to be raised when `encode` returns other columns for the same texts
 
 
 class EncodedSet(NamedTuple):
-    """One set's texts and their tokenised rows."""
+    """The texts of one set and their tokenised rows, in the same order."""
 
     texts: LabelledTexts
     data: Dataset
@@ -35,10 +35,11 @@ def encode(
     max_length: int,
     num_proc: int | None = None,
 ) -> Dataset:
-    """Tokenised rows with `labels`, `example_id` (the row as read) and `truncated`.
+    """Tokenised rows of at most `max_length` tokens, with `labels`, `example_id` and `truncated`.
 
-    Tokenised once: the result is kept in the datasets cache under a hash of texts, labels,
-    tokenizer and length.
+    `example_id` is the number of the row in the set, from 0; `truncated` says whether its text was
+    too long. The rows are cached in the folder of `datasets` under a hash of texts, labels,
+    tokenizer and length, so that the same texts are tokenised once. `num_proc` processes tokenise.
 
     Raises:
         UsageError: if the package `datasets` is not installed.
@@ -70,12 +71,11 @@ def encode(
         new_fingerprint=key,
         desc=f"Tokenising {texts.name}",
     )
-    cut = sum(encoded["truncated"])
-    if cut:
+    if truncated := sum(encoded["truncated"]):
         logger.warning(
             "%s: %d of %d texts are longer than %d tokens and were truncated",
             texts.name,
-            cut,
+            truncated,
             len(texts),
             max_length,
         )
@@ -83,21 +83,22 @@ def encode(
 
 
 def length_limit(encoder: nn.Module, config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the model takes, by its tokenizer, its configuration and its tables."""
-    limit = tokenizer.model_max_length  # astronomically large where the tokenizer does not know
+    """The largest number of tokens per text that the tokenizer and the encoder allow."""
+    limit = tokenizer.model_max_length  # a huge number if the tokenizer does not know its limit
     limit = min(limit, getattr(config, "max_position_embeddings", None) or limit)
     for name, module in encoder.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa counts positions from its padding index on.
+            # RoBERTa numbers positions from its padding index + 1 on.
             skipped = 0 if module.padding_idx is None else module.padding_idx + 1
             limit = min(limit, module.num_embeddings - skipped)
     return limit
 
 
 def _fingerprint(texts: LabelledTexts, tokenizer: Any, max_length: int) -> str:
+    """A hash of everything that the tokenised rows depend on."""
     digest = hashlib.sha256()
     if tokenizer.is_fast:
-        # Truncation and padding are in there as the last call left them; ours is max_length.
+        # Truncation and padding are as the last call left them, and `encode` sets its own.
         settings = json.loads(tokenizer.backend_tokenizer.to_str())
         settings |= {"truncation": None, "padding": None}
     else:

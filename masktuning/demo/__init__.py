@@ -1,6 +1,6 @@
-"""The embedded default: a small pretrained checkpoint, a data generator, and how both were made."""
+"""The demo: a small pretrained checkpoint, how it was made, and the comparison of methods on it."""
 
 from pathlib import Path
 
 EMBEDDED = Path(__file__).parent / "checkpoint"
-"""A pretrained masked LM and its tokenizer, which plain transformers loads."""
+"""Folder of a pretrained masked LM and its tokenizer, which transformers alone can load."""

@@ -1,83 +1,143 @@
-"""What the demo is for: plain fine-tuning and Mask-tuning, in and out of distribution."""
+"""Runs several training jobs one after the other and prints their results as one table.
+
+The demo compares two methods this way; any number of jobs on the same task will do.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from accelerate import PartialState
 
 from masktuning.config.errors import UsageError
 from masktuning.data.load import load_texts
+from masktuning.evaluation.metrics import SetResult
 from masktuning.evaluation.tables import comparison_table
 from masktuning.training import run_folder
 from masktuning.training.build import load_model
 from masktuning.training.job import TrainingJob
 from masktuning.training.perturbation_log import FILE
-from masktuning.training.run import check_folder, run
+from masktuning.training.run import run
 
+CAUTION = (
+    "One run per method proves nothing about which method is better: the difference varies with "
+    "the seed, the number of threads and the machine."
+)
 _SHOWN = 3
 
 
-def compare(runs: list[TrainingJob]) -> None:
-    """Trains each, then prints one table and some of what the masked LM put in.
+def compare(jobs: list[TrainingJob]) -> None:
+    """Trains every job into its own folder, then prints a table and some perturbed texts.
 
     Raises:
-        UsageError: as `run`, before anything is trained or removed.
+        UsageError: if a folder, the data or a model of any job cannot be used; this is checked
+            for all jobs before anything is trained or removed.
     """
-    for options in runs:
-        if options.training.world_size > 1 and "output_dir" not in options.chosen:
-            raise UsageError("give --output_dir: processes would not agree on a folder's name")
-    _settle_resuming(runs)
-    for options in runs:
-        check_folder(options)
-    last = runs[-1]
-    load_texts(last.task.sets, last.task.labels, last.data.data_dir)
-    load_model(last)  # Mask-tuning asks more of a checkpoint, and comes last
-    PartialState().wait_for_everyone()  # all have looked at the folders before one clears them
-    for options in runs:
-        args = options.training
-        if args.resume_from_checkpoint is None and args.process_index == 0:
-            # Now, or a run resumed after a stop in the first would take the second's old results.
-            run_folder.clear(Path(str(args.output_dir)))
-    results = {}
-    for i, options in enumerate(runs, 1):
-        args = options.training
-        if args.process_index == 0:
-            print(f"{i} of {len(runs)}: {args.method}, into {args.output_dir}", flush=True)
-        results[args.method] = run(options, summary=False)
-    if not all(results.values()):
-        return  # not the process that measures
-    print(f"\n{runs[0].task.name}: accuracy in per cent\n")
-    print(comparison_table(results))
-    path = Path(str(runs[-1].training.output_dir)) / FILE
-    if path.is_file():
-        print("\nWhat the masked LM puts into training texts, at the end of an epoch:\n")
-        print("\n".join(marked_examples(path)) or "  nothing but the words that were there")
-    folders = [f"{options.training.output_dir} ({options.training.method})" for options in runs]
-    print(f"\nclassifiers, config.yaml, all_results.json and README.md: {', '.join(folders)}")
+    _settle_resuming(jobs)
+    _check_folders(jobs)
+    _check_inputs(jobs)
+    # Every process must have checked the folders before the first one clears them.
+    PartialState().wait_for_everyone()
+    _clear_folders(jobs)
+    results = _run_all(jobs)
+    if all(results.values()):  # processes other than the first return no results
+        _print_results(jobs, results)
 
 
-def _settle_resuming(runs: list[TrainingJob]) -> None:
-    """With --resume_from_checkpoint: a run that stopped before its first one begins again."""
-    resume = runs[0].training.resume_from_checkpoint
-    if resume is None:
-        return
-    if not run_folder.is_newest(resume):
-        raise UsageError(
-            f"--resume_from_checkpoint {resume}: there are two runs to resume; give it without a "
-            "value, or --method"
-        )
-    folders = [Path(str(options.training.output_dir)) for options in runs]
+def _settle_resuming(jobs: list[TrainingJob]) -> None:
+    """Decides which jobs --resume_from_checkpoint resumes and which ones it starts again.
+
+    A comparison that was stopped has jobs that are complete, stopped, or not yet begun. If any of
+    them has a checkpoint, those without one are started from the beginning.
+
+    Raises:
+        UsageError: if the flag names one checkpoint, which cannot be that of every job.
+    """
+    resuming = [job for job in jobs if job.training.resume_from_checkpoint is not None]
+    for job in resuming:
+        checkpoint = str(job.training.resume_from_checkpoint)
+        if not run_folder.is_newest(checkpoint):
+            raise UsageError(
+                f"--resume_from_checkpoint {checkpoint}: there are {len(jobs)} runs to resume; "
+                "give the flag without a value, or --method to resume one run"
+            )
+    folders = [job.folder for job in resuming]
     found = [run_folder.last_checkpoint(folder) is not None for folder in folders]
-    for options, has_checkpoint in zip(runs, found, strict=True):
+    for job, has_checkpoint in zip(resuming, found, strict=True):
         if any(found) and not has_checkpoint:
-            options.training.resume_from_checkpoint, options.run.overwrite = None, True
+            job.training.resume_from_checkpoint, job.run.overwrite = None, True
+
+
+def _check_folders(jobs: list[TrainingJob]) -> None:
+    for job in jobs:
+        job.check_processes()
+    for job in jobs:
+        check_folder(job)
+
+
+def _check_inputs(jobs: list[TrainingJob]) -> None:
+    """Loads the data and the model of every job once; jobs with the same data share one check."""
+    checked = []
+    for job in jobs:
+        if (job.task, job.data) not in checked:
+            load_texts(job.task.sets, job.task.labels, job.data.data_dir)
+            checked.append((job.task, job.data))
+        load_model(job)
+
+
+def _clear_folders(jobs: list[TrainingJob]) -> None:
+    """Removes the earlier results of all jobs that start from the beginning.
+
+    Otherwise a comparison that is stopped during its first job and resumed would take the earlier
+    results of the later jobs for its own.
+    """
+    for job in jobs:
+        if job.training.resume_from_checkpoint is None and job.training.process_index == 0:
+            run_folder.clear(job.folder)
+
+
+def _run_all(jobs: list[TrainingJob]) -> dict[str, list[SetResult]]:
+    """The results of every job by its name, in order."""
+    results = {}
+    for i, (name, job) in enumerate(zip(_names(jobs), jobs, strict=True), 1):
+        if job.training.process_index == 0:
+            print(f"{i} of {len(jobs)}: {job.training.method}, into {job.folder}", flush=True)
+        results[name] = run(job, summary=False)
+    return results
+
+
+def _print_results(jobs: list[TrainingJob], results: dict[str, list[SetResult]]) -> None:
+    print(f"\n{jobs[0].task.name}: accuracy in per cent\n")
+    print(comparison_table(results))
+    for name, job in zip(results, jobs, strict=True):
+        path = job.folder / FILE
+        if path.is_file():
+            print(
+                f"\nTraining texts with the words that {name} substituted, as [before -> after]:\n"
+            )
+            print("\n".join(marked_examples(path)) or "  no word was changed in the logged texts")
+    folders = [f"{job.folder} ({job.training.method})" for job in jobs]
+    print(f"\nclassifiers, config.yaml, all_results.json and README.md: {', '.join(folders)}")
+    if len({job.training.method for job in jobs}) == len(jobs):
+        print(f"\n{CAUTION}")
 
 
 def marked_examples(path: Path) -> list[str]:
-    """The first texts that changed, of the latest epochs that had any: [before -> after]."""
+    """At most three changed texts of a perturbation log, latest epochs first, one line each.
+
+    Changes are marked as [before -> after].
+    """
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     changed = [record for record in records if record["changes"]]
-    changed.sort(key=lambda record: -record["epoch"])  # stable: within an epoch, as they come
+    changed.sort(key=lambda record: -record["epoch"])  # stable: the log's order within an epoch
     return [f"  epoch {r['epoch'] + 1}: {r['marked']}" for r in changed[:_SHOWN]]
+
+
+def _names(jobs: list[TrainingJob]) -> list[str]:
+    """A name per job for the table: its method, or its folder if several jobs have that method."""
+    count = Counter(job.training.method for job in jobs)
+    return [
+        job.training.method if count[job.training.method] == 1 else str(job.folder) for job in jobs
+    ]

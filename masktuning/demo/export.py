@@ -1,9 +1,9 @@
-"""A pretraining run's model as a small checkpoint: float16 weights, tokenizer, card with figures.
+"""Export a pretraining run's model as a small checkpoint: float16 weights, tokenizer, model card.
 
     python -m masktuning.demo.export --run_dir out --output_dir checkpoint
 
---run_dir is the --output_dir of `python -m masktuning.demo.pretrain`, finished or not. The figures
-are measured again, on the rounded weights that are written.
+--run_dir is the --output_dir of `python -m masktuning.demo.pretrain`; the run need not be complete.
+The model card's scores are measured with the rounded weights that are written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import masktuning
 from masktuning.config.errors import UsageError
 from masktuning.config.files import write, write_json
-from masktuning.config.parser import build_parser, parse, run_command
+from masktuning.config.parser import build_parser, parse, run_command, wants_help
 from masktuning.demo.pretrain.__main__ import PROGRAM as _PRETRAIN
 from masktuning.demo.pretrain.__main__ import PretrainingArguments
 
@@ -27,34 +27,34 @@ _CORRUPTIONS = {"mask": "[MASK]", "80-10-10": "BERT's 80/10/10"}
 
 @dataclass
 class ExportArguments:
-    """From where, to where."""
+    """What to export, and to where."""
 
     _argument_group_name = "export"
 
     run_dir: str | None = field(default=None, metadata={"help": "Folder of a pretraining run."})
     output_dir: str | None = field(
-        default=None, metadata={"help": "Where the checkpoint goes.", "aliases": ["--output"]}
+        default=None, metadata={"help": "Folder for the checkpoint.", "aliases": ["--output"]}
     )
 
 
 def main(argv: list[str]) -> None:
     parser = build_parser(PROGRAM, __doc__ or "", [ExportArguments])
-    if "-h" in argv or "--help" in argv:
+    if wants_help(argv):
         parser.print_help()
         return
     (arguments,) = parse(parser, argv, {})
     for name in ("run_dir", "output_dir"):
         if not getattr(arguments, name):
-            raise UsageError(f"--{name} is missing; --help says what it is")
+            raise UsageError(f"--{name} is missing; --help describes it")
     export(Path(arguments.run_dir), Path(arguments.output_dir))
     print(f"{arguments.output_dir}: the checkpoint, its tokenizer, README.md and metrics.json")
 
 
 def export(run: Path, target: Path) -> dict[str, Any]:
-    """Writes the checkpoint and returns what its metrics.json holds.
+    """Writes the checkpoint of `run` to `target`; returns what its metrics.json holds.
 
     Raises:
-        UsageError: if `run` holds no state of a pretraining run, or is the target itself.
+        UsageError: if `run` holds no state of a pretraining run; if `target` is a file, or `run`.
     """
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -74,7 +74,7 @@ def export(run: Path, target: Path) -> dict[str, Any]:
     model = AutoModelForMaskedLM.from_pretrained(state, dtype=torch.float16)
     tokenizer = AutoTokenizer.from_pretrained(state)
     model.save_pretrained(target)
-    (target / "model.safetensors").chmod(0o644)  # a wheel keeps the writer's 0600
+    (target / "model.safetensors").chmod(0o644)  # save_pretrained writes 0600, which a wheel keeps
     tokenizer.save_pretrained(target)
     settings, device = metrics["settings"], torch.device("cpu")
     held_out = Windows(packed_file(run, "held_out"), settings["max_length"])
@@ -90,6 +90,7 @@ def export(run: Path, target: Path) -> dict[str, Any]:
 
 
 def _card(metrics: dict[str, Any]) -> str:
+    """The model card, README.md of the checkpoint."""
     settings, data, exported = metrics["settings"], metrics["data"], metrics["exported"]
     untrained, start = metrics["untrained"], metrics["evaluations"][0]
     tokens_seen = metrics["steps"] * settings["batch_size"] * settings["max_length"]

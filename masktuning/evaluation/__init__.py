@@ -1,1 +1,1 @@
-"""Predictions, scores and tables of them."""
+"""Predictions of a classifier, their scores, and tables of the scores."""

@@ -1,4 +1,4 @@
-"""Accuracy and F1 with their uncertainty, and the rules that collapse labels, in numpy.
+"""Accuracy and F1 with bootstrap intervals, and two rules to collapse labels; in numpy.
 
 Shapes: n examples, C labels of the model, K labels of the set.
 """
@@ -12,24 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RESAMPLES = 10_000
+_PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
 class SetResult:
-    """How a classifier did on one set."""
+    """The scores of a classifier on one set; all scores are shares from 0 to 1."""
 
     name: str
     role: str
     accuracy: float
     low: float
+    """Lower end of the 95 % bootstrap interval of the accuracy."""
     high: float
-    """95 % bootstrap interval of the accuracy."""
+    """Upper end of that interval."""
     n: int
+    """Number of examples."""
     more: dict[str, float] = field(default_factory=dict)
-    """F1, cells, consistency, ..., by name."""
+    """Further scores by name: F1, consistency, accuracy per group, ..."""
 
     def as_metrics(self) -> dict[str, float]:
-        """Trainer's names: eval_<set>_accuracy, ..."""
+        """All scores under the names that Trainer gives them: eval_<set>_accuracy, ..."""
         prefix = f"eval_{self.name}"
         return {
             f"{prefix}_accuracy": self.accuracy,
@@ -40,26 +43,27 @@ class SetResult:
         }
 
 
-def share(right: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """The share that is right [n], and its 95 % bootstrap interval.
+def accuracy_with_interval(correct: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """The mean of `correct` [n] and both ends of its 95 % bootstrap interval.
 
-    Resampling n examples with replacement makes the number of right ones binomial, so the
-    bootstrap is drawn from that directly; its seed is fixed.
+    When n examples are resampled with replacement, the number of correct ones is binomial, so the
+    bootstrap samples are drawn from that distribution. The seed is fixed.
     """
-    n = len(right)
-    mean = float(right.mean())
+    n = len(correct)
+    mean = float(correct.mean())
     draws = np.random.default_rng(0).binomial(n, mean, _RESAMPLES) / n
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = np.percentile(draws, _PERCENTILES)
     return mean, float(low), float(high)
 
 
 def f1(
     predictions: NDArray[np.int64], labels: NDArray[np.int64], label: int | None
 ) -> tuple[float, float, float]:
-    """F1 of one label id, or the mean over all (macro) for None; with its bootstrap interval.
+    """F1 of one label id, or for None the mean over all labels, and its 95 % bootstrap interval.
 
-    Resampled examples give a multinomial count in each cell of the confusion matrix. A label that
-    neither occurs nor is predicted is left out of the mean; alone, its F1 is 0.
+    `predictions` and `labels` are label ids [n]. A label that neither occurs nor is predicted is
+    not part of the mean; the F1 of such a label alone is 0. When examples are resampled, the cells
+    of the confusion matrix are multinomial; the seed is fixed.
     """
     K = int(max(predictions.max(), labels.max())) + 1
     if label is not None:
@@ -69,21 +73,29 @@ def f1(
     n = len(labels)
     draws = np.random.default_rng(0).multinomial(n, counts_KK.ravel() / n, _RESAMPLES)
     both = np.concatenate([counts_KK.reshape(1, K, K), draws.reshape(-1, K, K)])
-    hits = np.diagonal(both, axis1=1, axis2=2)
-    occurring = both.sum(1) + both.sum(2)  # predicted plus gold
-    scores = np.where(occurring > 0, 2 * hits / np.maximum(occurring, 1), np.nan)
+    correct = np.diagonal(both, axis1=1, axis2=2)
+    occurring = both.sum(1) + both.sum(
+        2
+    )  # how often a label is predicted, plus how often it occurs
+    scores = np.where(occurring > 0, 2 * correct / np.maximum(occurring, 1), np.nan)
     means = np.nanmean(scores, axis=1) if label is None else np.nan_to_num(scores[:, 1])
-    low, high = np.percentile(means[1:], [2.5, 97.5])
+    low, high = np.percentile(means[1:], _PERCENTILES)
     return float(means[0]), float(low), float(high)
 
 
 def collapse_argmax(logits: NDArray[Any], to: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[n] set labels: the model's likeliest label, then what that is in the set (`to` [C])."""
+    """[n] label ids of the set: each example's likeliest model label, mapped by `to` [C].
+
+    `logits` is [n, C]; `to` holds the set's label id for each of the model's labels.
+    """
     return to[logits.argmax(-1)]
 
 
 def collapse_sum(logits: NDArray[Any], to: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[n] set labels: the likeliest after the probabilities of labels that are one are added."""
+    """[n] label ids of the set: the likeliest label once probabilities are added up.
+
+    Probabilities of model labels that `to` [C] maps to the same label of the set are added.
+    """
     x = logits.astype(np.float64)
     p = np.exp(x - x.max(-1, keepdims=True))
     summed = np.zeros((len(p), int(to.max()) + 1))
@@ -92,15 +104,18 @@ def collapse_sum(logits: NDArray[Any], to: NDArray[np.int64]) -> NDArray[np.int6
     return summed.argmax(-1)
 
 
-def all_right(right: NDArray[np.bool_], keys: list[str]) -> NDArray[np.bool_]:
-    """One value for each key: whether every row of it is right."""
-    seen: dict[str, bool] = {}
-    for key, one in zip(keys, right, strict=True):
-        seen[key] = seen.get(key, True) and bool(one)
-    return np.array(list(seen.values()))
+def all_correct(correct: NDArray[np.bool_], keys: list[str]) -> NDArray[np.bool_]:
+    """One value per different key: whether all examples with that key are correct.
+
+    `correct` and `keys` have one entry per example [n].
+    """
+    found: dict[str, bool] = {}
+    for key, one in zip(keys, correct, strict=True):
+        found[key] = found.get(key, True) and bool(one)
+    return np.array(list(found.values()))
 
 
 def accuracy(predictions: Any) -> dict[str, float]:
-    """Trainer's compute_metrics: the share of examples whose largest logit is the label's."""
-    chosen = np.asarray(predictions.predictions).argmax(-1)
-    return {"accuracy": float((chosen == predictions.label_ids).mean())}
+    """For Trainer's compute_metrics: the share of examples whose largest logit is the label's."""
+    label_ids = np.asarray(predictions.predictions).argmax(-1)
+    return {"accuracy": float((label_ids == predictions.label_ids).mean())}

@@ -1,4 +1,4 @@
-"""Runs a classifier over sets, longest texts together, and scores it."""
+"""Runs a classifier over sets, in batches of texts of similar length, and scores it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
-from transformers.utils import logging as transformers_logging
 
-from masktuning.config.errors import UsageError, one_line
 from masktuning.data.tokenize import EncodedSet
 from masktuning.evaluation.scoring import Scored, score_sets
-from masktuning.modeling.loading import LOADING_ERRORS, check_folder, check_language
 from masktuning.tasks import Task
 
 if TYPE_CHECKING:
@@ -31,53 +25,35 @@ if TYPE_CHECKING:
 
 
 class _Predictor(Trainer):
-    """Takes the logits alone: BART's classifier returns its encoder's states beside them."""
+    """Returns the logits only: BART's classifier returns its encoder's states alongside them."""
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any
     ) -> tuple[None, Tensor, Tensor]:
         batch = self._prepare_inputs(inputs)
-        labels = batch.pop("labels")  # of the set: not always the model's, so no loss is asked for
+        # The label ids of the set need not be the model's, so the model computes no loss.
+        labels = batch.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
             return None, model(**batch).logits.detach(), labels
 
 
-def load_classifier(
-    name: str, batch_size: int
-) -> tuple[Trainer, PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Trainer that predicts with any sequence classifier, the classifier and its tokenizer.
-
-    Raises:
-        UsageError: if they cannot be loaded.
-    """
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # its loading report is a page; ours is a line
-    check_folder(name)
-    try:
-        check_language(name, AutoConfig.from_pretrained(name))
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
-        )
-    except LOADING_ERRORS as error:
-        raise UsageError(f"{name}: cannot be loaded: {one_line(error)}") from None
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"]))
-        raise UsageError(f"{name}: has no trained classifier (no {missing}): train one first")
+def predictor(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> Trainer:
+    """A Trainer that predicts with any sequence classifier, for `predict` and `evaluate_sets`."""
     args = TrainingArguments(
-        output_dir=tempfile.gettempdir(),  # Trainer wants one; nothing is written
+        output_dir=tempfile.gettempdir(),  # Trainer requires a folder; nothing is written to it
         per_device_eval_batch_size=batch_size,
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
-        disable_tqdm=False,  # or the verbosity above would take the progress bar along
+        disable_tqdm=False,  # the default would follow the verbosity of transformers' log
     )
     collator = DataCollatorWithPadding(tokenizer)
-    trainer = _Predictor(model, args, data_collator=collator, processing_class=tokenizer)
-    return trainer, model, tokenizer
+    return _Predictor(model, args, data_collator=collator, processing_class=tokenizer)
 
 
 def predict(trainer: Trainer, dataset: Dataset) -> np.ndarray:
-    """Logits [n, C] in the order of `dataset`, computed in batches of similar length."""
+    """Logits [n, C] of C labels in the order of `dataset`, longest texts computed first."""
     order = np.argsort([-len(ids) for ids in dataset["input_ids"]], kind="stable")
     logits = np.asarray(trainer.predict(dataset.select(order)).predictions)
     in_order = np.empty_like(logits)
@@ -88,6 +64,6 @@ def predict(trainer: Trainer, dataset: Dataset) -> np.ndarray:
 def evaluate_sets(
     trainer: Trainer, sets: list[EncodedSet], task: Task, labels: list[str]
 ) -> dict[str, Scored]:
-    """The score of each set by name; see `score_sets`."""
+    """The scores of each set by its name; `labels` are the model's. See `score_sets`."""
     logits = {one.texts.name: predict(trainer, one.data) for one in sets}
     return score_sets(task, [one.texts for one in sets], logits, labels)

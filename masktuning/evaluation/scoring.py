@@ -1,4 +1,4 @@
-"""From the logits of a task's sets to their results: collapsed labels, cells, pairs, unions.
+"""From the logits of a task's sets to their results: label maps, groups, pairs and unions.
 
 Shapes: n examples, C labels of the model.
 """
@@ -16,46 +16,49 @@ from masktuning.data.labels import LabelNames
 from masktuning.data.load import LabelledTexts
 from masktuning.evaluation.metrics import (
     SetResult,
-    all_right,
+    accuracy_with_interval,
+    all_correct,
     collapse_argmax,
     collapse_sum,
     f1,
-    share,
 )
 from masktuning.tasks import SetSpec, Task
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A set's result, its predicted label ids [n] and which of them are right [n]."""
+    """The result of one set and what it was computed from."""
 
     result: SetResult
-    chosen: NDArray[np.int64]
-    right: NDArray[np.bool_]
+    predictions: NDArray[np.int64]
+    """[n] predicted label ids of the set."""
+    correct: NDArray[np.bool_]
+    """[n] whether each prediction is correct."""
     labels: list[str]
-    """The names of those ids."""
+    """The label names of those ids."""
 
 
 def score_sets(
     task: Task, sets: list[LabelledTexts], logits: dict[str, NDArray[Any]], labels: list[str]
 ) -> dict[str, Scored]:
-    """Each set's score by name, in the task's order; `labels` are the model's, in its order.
+    """The scores of each set by its name, in the task's order.
 
-    A set that combines others is scored where all of them are there; so is the consistency of
-    edited texts with their originals.
+    `logits` holds an array [n, C] for each of `sets`; `labels` are the model's C label names. A
+    union of sets is scored if all of its parts are in `sets`. If a set of edited texts and the set
+    of their originals are both there, the edited one is given its consistency.
 
     Raises:
-        UsageError: if a set and the one of its originals have not the same number of rows.
+        UsageError: if these two sets differ in their number of rows.
     """
     texts = {one.name: one for one in sets}
     found: dict[str, Scored] = {}
     for spec in task.sets:
         if spec.name in texts:
             found[spec.name] = _score(spec, texts[spec.name], logits[spec.name], task, labels)
-        elif spec.combines and all(name in texts for name in spec.combines):
-            gold = [label for name in spec.combines for label in texts[name].labels]
+        elif spec.union_of and all(name in texts for name in spec.union_of):
+            gold = [label for name in spec.union_of for label in texts[name].labels]
             union = LabelledTexts(spec.name, spec.role, [], gold)
-            rows = np.concatenate([logits[name] for name in spec.combines])
+            rows = np.concatenate([logits[name] for name in spec.union_of])
             found[spec.name] = _score(spec, union, rows, task, labels)
     for spec in task.sets:
         if spec.name in found and spec.original in found:
@@ -66,54 +69,73 @@ def score_sets(
 def _score(
     spec: SetSpec, texts: LabelledTexts, logits: NDArray[Any], task: Task, labels: list[str]
 ) -> Scored:
+    """The scores of one set or union from its logits [n, C]."""
     gold = np.asarray(texts.labels)
-    more: dict[str, float] = {}
     names = spec.labels or labels
+    more: dict[str, float] = {}
+    # `correct` has one entry per rule to collapse labels, by the ending of the accuracies' names.
     if spec.labels:
-        to = _collapsing(spec, task, labels)
-        chosen = collapse_argmax(logits, to)
-        summed = collapse_sum(logits, to) == gold
-        more |= _interval("accuracy_sum", share(summed))
+        to = _label_map(spec, task, labels)
+        predictions = collapse_argmax(logits, to)
+        correct = {"": predictions == gold, "_sum": collapse_sum(logits, to) == gold}
+        more |= _with_interval("accuracy_sum", accuracy_with_interval(correct["_sum"]))
     else:
-        chosen = logits.argmax(-1)
-    right = chosen == gold
+        predictions = logits.argmax(-1)
+        correct = {"": predictions == gold}
     if spec.f1:
         label = None if spec.f1 == "macro" else LabelNames(names).find(spec.f1)
-        more |= _interval("f1", f1(chosen, gold, label))
-    groups = np.asarray(texts.groups)
-    for group in dict.fromkeys(texts.groups):
-        for k, name in enumerate(names):
-            cell = (groups == group) & (gold == k)
-            if not cell.any():
-                continue
-            more[f"{group}_{name}_accuracy"] = float(right[cell].mean())
-            if spec.labels:
-                more[f"{group}_{name}_accuracy_sum"] = float(summed[cell].mean())
+        more |= _with_interval("f1", f1(predictions, gold, label))
+    more |= _by_group(texts.groups, gold, names, correct)
     if texts.pairs:
-        more |= _interval("consistency", share(all_right(right, texts.pairs)))
-    result = SetResult(spec.name, spec.role, *share(right), len(gold), more)
-    return Scored(result, chosen, right, list(names))
+        pairs = all_correct(correct[""], texts.pairs)
+        more |= _with_interval("consistency", accuracy_with_interval(pairs))
+    accuracy = accuracy_with_interval(correct[""])
+    result = SetResult(spec.name, spec.role, *accuracy, len(gold), more)
+    return Scored(result, predictions, correct[""], list(names))
 
 
-def _collapsing(spec: SetSpec, task: Task, labels: list[str]) -> NDArray[np.int64]:
-    """[C], the set's label id for each of the model's labels."""
+def _by_group(
+    groups: list[str],
+    gold: NDArray[np.int64],
+    names: list[str],
+    correct: dict[str, NDArray[np.bool_]],
+) -> dict[str, float]:
+    """The accuracies within each group and correct label that occur together.
+
+    `correct` holds arrays [n] by the ending that the names of their accuracies have.
+    """
+    found: dict[str, float] = {}
+    group_of_row = np.asarray(groups)
+    for group in dict.fromkeys(groups):
+        for k, name in enumerate(names):
+            rows = (group_of_row == group) & (gold == k)
+            if not rows.any():
+                continue
+            for ending, values in correct.items():
+                found[f"{group}_{name}_accuracy{ending}"] = float(values[rows].mean())
+    return found
+
+
+def _label_map(spec: SetSpec, task: Task, labels: list[str]) -> NDArray[np.int64]:
+    """[C] the set's label id for each of the model's labels."""
     model = LabelNames(labels)
     to = np.zeros(len(labels), np.int64)
     for name in task.labels:
-        to[model.find(name)] = spec.labels.index(spec.collapse.get(name, name))
+        to[model.find(name)] = spec.labels.index(spec.label_map.get(name, name))
     return to
 
 
 def _add_consistency(edited: Scored, original: Scored) -> None:
-    """Row i of one is an edit of row i of the other: both right, as contrast sets are scored."""
-    if len(edited.right) != len(original.right):
-        names = f"{edited.result.name} and {original.result.name}"
+    """Adds the share of rows whose edited and original text are both classified correctly."""
+    if len(edited.correct) != len(original.correct):
         raise UsageError(
-            f"{names} should go row by row, but have {len(edited.right)} and "
-            f"{len(original.right)} rows"
+            f"row i of {edited.result.name} should be an edited version of row i of "
+            f"{original.result.name}, but they have {len(edited.correct)} and "
+            f"{len(original.correct)} rows"
         )
-    edited.result.more.update(_interval("consistency", share(edited.right & original.right)))
+    both = accuracy_with_interval(edited.correct & original.correct)
+    edited.result.more.update(_with_interval("consistency", both))
 
 
-def _interval(name: str, values: tuple[float, float, float]) -> dict[str, float]:
+def _with_interval(name: str, values: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))

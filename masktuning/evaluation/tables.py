@@ -1,13 +1,11 @@
-"""Results as text: the terminal's table, and the model card of a run folder."""
+"""Results as tables of text, for the terminal and for the model card of a run folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from masktuning.evaluation.metrics import SetResult
 
-_CARD = Path(__file__).parent / "model_card.md"
 _HEADER = ("set", "role", "accuracy", "95 % interval", "n")
 _ROLES = {"dev": "in distribution", "ood": "out of distribution", "train": "training"}
 
@@ -23,12 +21,12 @@ def _cells(result: SetResult) -> tuple[str, ...]:
 
 
 def text_table(results: list[SetResult]) -> str:
-    """An aligned table, accuracies in per cent."""
+    """A table of accuracies in per cent, one row per set."""
     return aligned([_HEADER, *map(_cells, results)])
 
 
 def details_table(results: list[SetResult]) -> str:
-    """F1, collapse rules, cells and consistency, a row each; empty where there are none."""
+    """A table of all other scores in per cent, one row per score; empty if there are none."""
     rows = []
     for result in results:
         for name, value in result.more.items():
@@ -43,7 +41,7 @@ def details_table(results: list[SetResult]) -> str:
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Cells in columns, a rule under the first row."""
+    """Rows of cells as columns of equal width, with a line under the first row."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * w for w in widths))
@@ -51,7 +49,7 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def comparison_table(results: dict[str, list[SetResult]]) -> str:
-    """A row a method, a column a set; accuracies in per cent."""
+    """A table of accuracies in per cent, one row per run (by its name) and one column per set."""
     sets = next(iter(results.values()))
     head = ("method", *(f"{one.name} ({_ROLES[one.role]})" for one in sets))
     body = [(name, *(f"{100 * r.accuracy:.2f}" for r in row)) for name, row in results.items()]
@@ -59,6 +57,6 @@ def comparison_table(results: dict[str, list[SetResult]]) -> str:
 
 
 def markdown_table(results: list[SetResult]) -> str:
-    """The same as a Markdown table."""
+    """The table of `text_table` in Markdown."""
     rows = [_HEADER, ("---",) * len(_HEADER), *map(_cells, results)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -8,10 +8,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
-from masktuning.config.errors import UsageError
+from masktuning.config.errors import UsageError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +78,8 @@ def load_float32(
     Weights that the checkpoint lacks are newly initialised. One warning names them, except those
     whose name contains one of `expected_new`.
     """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its own report is a page long
-    try:
-        model, report = auto.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, **config
-        )
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    new = sorted(k for k in report["missing_keys"] if not any(word in k for word in expected_new))
+    model, missing = _from_pretrained(auto, name, **config)
+    new = [key for key in missing if not any(word in key for word in expected_new)]
     if new:
         logger.warning(
             "%s: newly initialised in %s, since the checkpoint lacks them: %s",
@@ -96,3 +95,38 @@ def load_float32(
                 name,
             )
     return model
+
+
+def load_classifier(name: str) -> tuple[PreTrainedModel, Any]:
+    """A trained sequence classifier in float32, and its tokenizer; `name` is a folder or a hub id.
+
+    Raises:
+        UsageError: if they cannot be loaded, or the checkpoint holds no trained classifier.
+    """
+    transformers_logging.disable_progress_bar()  # of loading; that of predicting stays
+    check_folder(name)
+    try:
+        check_language(name, AutoConfig.from_pretrained(name))
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model, missing = _from_pretrained(AutoModelForSequenceClassification, name)
+    except LOADING_ERRORS as error:
+        raise UsageError(f"{name}: cannot be loaded: {one_line(error)}") from None
+    if missing:
+        listed = ", ".join(missing)
+        raise UsageError(f"{name}: has no trained classifier (no {listed}): train one first")
+    return model, tokenizer
+
+
+def _from_pretrained(
+    auto: Any, name: str | Path, **config: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model in float32, and the names of the weights that its checkpoint lacks."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its own report is a page long
+    try:
+        model, report = auto.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, **config
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    return model, sorted(report["missing_keys"])

@@ -1,20 +1,22 @@
-"""List the tasks, or load every set of one and count it.
+"""List the tasks, or load every set of one task and count its rows and labels.
 
     python -m masktuning.tasks
     python -m masktuning.tasks check sst2 --data_dir DATA
     python -m masktuning.tasks check mine.yaml --data_dir DATA
 
-`check` prints rows and label counts beside the published ones. Files may hold a part of a set: a
-count that differs is marked, and is no error; a file that cannot be read is one.
+`check` prints the counts next to the published ones. A file may hold only a part of a set, so a
+count that differs is marked and is not an error; a file that exists and cannot be read is one.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from dataclasses import fields
 
 from masktuning.config.errors import UsageError
-from masktuning.config.parser import FlagParser, run_command
+from masktuning.config.parser import FlagParser, run_command, wants_help
 from masktuning.evaluation.tables import aligned
 from masktuning.tasks import SetSpec, Task, load_task, names
 
@@ -24,87 +26,96 @@ PROGRAM = "python -m masktuning.tasks"
 def main(argv: list[str]) -> None:
     parser = FlagParser(PROGRAM, __doc__ or "")
     parser.add_argument("action", nargs="?", choices=["list", "check"], default="list")
-    parser.add_argument("task", nargs="?", help="a task's name, or a YAML file")
-    parser.add_argument("--data_dir", help="the task's files; what is not there comes from the hub")
-    if "-h" in argv or "--help" in argv:
+    parser.add_argument("task", nargs="?", help="the name of a task, or a YAML file")
+    parser.add_argument("--data_dir", help="folder of the files; the hub is asked for missing ones")
+    if wants_help(argv):
         parser.print_help()
         return
     options = parser.parse_args(argv)
     if options.action == "check" and not options.task:
-        raise UsageError(f"which task? `{PROGRAM} check TASK`; there are {', '.join(names())}")
+        raise UsageError(f"which task? `{PROGRAM} check TASK`, with one of {', '.join(names())}")
     if options.action == "list" and (options.task or options.data_dir):
-        raise UsageError("a task and --data_dir go with check")
+        raise UsageError(f"a task and --data_dir go with check: `{PROGRAM} check TASK`")
     if options.action == "check":
-        print(check(load_task(options.task, _settings()), options.data_dir))
+        _print(check(load_task(options.task, _settings()), options.data_dir))
     else:
-        print("\n\n".join(describe(load_task(name)) for name in names()))
+        _print("\n\n".join(describe(load_task(name)) for name in names()))
 
 
 def describe(task: Task) -> str:
-    """What a task is, its settings, and each set with its source and licence."""
+    """The task's labels and settings, and a table of its sets with their sources and licences."""
+    header = (
+        "set",
+        "role",
+        "rows",
+        "file under --data_dir",
+        "hub",
+        "licence (-: unknown to us)",
+        "published at",
+    )
     rows = [
         (
-            "set",
-            "role",
-            "rows",
-            "file under --data_dir",
-            "hub",
-            "licence (-: unknown to us)",
-            "published at",
+            spec.name,
+            spec.role,
+            str(spec.expected_counts.get("rows", "")),
+            " + ".join(spec.union_of) or spec.file or f"generated: {spec.generated}",
+            str(spec.hub.get("id", "-")),
+            spec.licence or "-",
+            spec.url or "-",
         )
+        for spec in task.sets
     ]
-    for spec in task.sets:
-        source = " + ".join(spec.combines) or spec.file or f"generated: {spec.generated}"
-        rows.append(
-            (
-                spec.name,
-                spec.role,
-                str(spec.known.get("rows", "")),
-                source,
-                str(spec.hub.get("id", "-")),
-                spec.licence or "-",
-                spec.home or "-",
-            )
-        )
     settings = ", ".join(f"{name} {value}" for name, value in task.settings.items())
-    head = f"{task.name}: {task.about}\nlabels: {', '.join(task.labels)}\nsettings: {settings}"
-    return f"{head}\n{aligned(rows)}"
+    head = f"{task.name}: {task.description}\nlabels: {', '.join(task.labels)}"
+    return f"{head}\nsettings: {settings}\n{aligned([header, *rows])}"
 
 
 def check(task: Task, data_dir: str | None) -> str:
-    """Loads every set; a table of rows and label counts beside the known ones.
+    """Loads every set and returns a table of its rows and label counts next to the published ones.
+
+    The reasons why sets were not found stand below the table.
 
     Raises:
         UsageError: if a set is there and cannot be read.
     """
     from masktuning.data.load import LabelledTexts, load_each
 
-    loaded: dict[str, LabelledTexts] = {}
-    missing: dict[str, str] = {}
+    label_ids: dict[str, list[int]] = {}
+    missing: list[str] = []
     for spec, found in load_each(task.sets, task.labels, data_dir):
         if isinstance(found, LabelledTexts):
-            loaded[spec.name] = found
+            label_ids[spec.name] = found.labels
         else:
-            missing[spec.name] = str(found)
-    rows = [("set", "role", "rows", "labels", "known", "")]
-    for spec in task.sets:
-        parts = spec.combines or [spec.name]
-        if not all(part in loaded for part in parts):
-            rows.append((spec.name, spec.role, "-", "not found", _known(spec), ""))
-            continue
-        names = spec.labels or task.labels
-        ids = [label for part in parts for label in loaded[part].labels]
-        counted = Counter(names[i] for i in ids)
-        counts = {"rows": len(ids), **{name: counted[name] for name in names}}
-        labels = ", ".join(f"{name} {counted[name]}" for name in names)
-        differs = any(counts.get(key) != value for key, value in spec.known.items())
-        mark = "differs" if differs else "as known" if spec.known else ""
-        rows.append((spec.name, spec.role, str(len(ids)), labels, _known(spec), mark))
-    return "\n".join([aligned(rows), *missing.values()])
+            missing.append(str(found))
+    rows: list[tuple[str, ...]] = [("set", "role", "rows", "labels", "published", "")]
+    rows += [_counted(spec, task, label_ids) for spec in task.sets]
+    return "\n".join([aligned(rows), *missing])
+
+
+def _counted(spec: SetSpec, task: Task, label_ids: dict[str, list[int]]) -> tuple[str, ...]:
+    """One set's row of the table; `label_ids` holds those of the sets that were found."""
+    parts = spec.union_of or [spec.name]
+    published = _published(spec)
+    if not all(part in label_ids for part in parts):
+        return (spec.name, spec.role, "-", "not found", published, "")
+    labels = spec.labels or task.labels
+    ids = [label for part in parts for label in label_ids[part]]
+    per_label = Counter(labels[i] for i in ids)
+    counts = {"rows": len(ids), **{name: per_label[name] for name in labels}}
+    differs = any(counts.get(key) != value for key, value in spec.expected_counts.items())
+    verdict = "differs" if differs else "as published" if spec.expected_counts else ""
+    listed = ", ".join(f"{name} {per_label[name]}" for name in labels)
+    return (spec.name, spec.role, str(len(ids)), listed, published, verdict)
+
+
+def _published(spec: SetSpec) -> str:
+    rows = str(spec.expected_counts.get("rows", "-"))
+    labels = ", ".join(f"{k} {v}" for k, v in spec.expected_counts.items() if k != "rows")
+    return f"{rows}: {labels}" if labels else rows
 
 
 def _settings() -> set[str]:
-    """What a task may set: the options of `python -m masktuning.train`."""
+    """What a task may have settings for: the options of `python -m masktuning.train`."""
     from masktuning.config.options import DataArguments, ModelArguments
     from masktuning.training.arguments import MaskTuningArguments
 
@@ -112,10 +123,13 @@ def _settings() -> set[str]:
     return {one.name for group in groups for one in fields(group)}
 
 
-def _known(spec: SetSpec) -> str:
-    labels = ", ".join(f"{k} {v}" for k, v in spec.known.items() if k != "rows")
-    rows = str(spec.known.get("rows", "-"))
-    return f"{rows}: {labels}" if labels else rows
+def _print(text: str) -> None:
+    """Prints; ends quietly if the reader of a pipe, such as `head`, has closed it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit, which must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

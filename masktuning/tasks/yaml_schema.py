@@ -1,4 +1,4 @@
-"""YAML files checked against dataclasses, with errors that name the line."""
+"""YAML files checked against dataclasses; every error names the line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMES: dict[Any, str] = {
     list: "a list",
 }
 _SCALARS: dict[Any, tuple[type, ...]] = {
-    # To YAML no is false and 010 is 8, so a label that looks like a number needs quotes.
+    # YAML reads `no` as false and `010` as 8, so labels that look like these need quotes.
     str: (str,),
     bool: (bool,),
     int: (int,),
@@ -30,11 +30,15 @@ _SCALARS: dict[Any, tuple[type, ...]] = {
 
 
 class Document:
-    """A YAML file's content, and the line of each thing in it by its path of keys."""
+    """A YAML file's content, and the line of each key.
+
+    Raises:
+        UsageError: if the file is missing or not valid YAML, or gives a key twice.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.name = str(path)
-        self.content = read_yaml(path)  # the errors of broken YAML are there
+        self.content = read_yaml(path)  # raises for a missing file and for broken YAML
         node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         self._lines = {} if node is None else dict(_lines(node, ()))
         duplicates = [path for path, line in self._lines.items() if line < 0]
@@ -42,19 +46,21 @@ class Document:
             raise self.error(duplicates[0], f"{duplicates[0][-1]!r} is given twice")
 
     def error(self, path: tuple[str, ...], message: str) -> UsageError:
-        """A UsageError at the nearest line that is known for `path`."""
+        """A UsageError about the key at `path`, with its line or that of the nearest key above."""
         known = next((path[:i] for i in range(len(path), 0, -1) if path[:i] in self._lines), ())
         line = abs(self._lines.get(known, 1))
         return UsageError(f"{self.name}, line {line}: {message}")
 
     def fit(self, path: tuple[str, ...], content: Any, shape: type, **given: Any) -> Any:
-        """A dataclass made of the mapping at `path`, and of what is `given`.
+        """An instance of the dataclass `shape`: the mapping `content` at `path`, and `given`.
 
         Raises:
-            UsageError: on an unknown key, a missing one or a value of another type.
+            UsageError: on an unknown key, a missing key, or a value of another type.
         """
         if not isinstance(content, dict):
-            raise self.error(path, f"{path[-1] if path else 'the file'} must be a mapping of names")
+            raise self.error(
+                path, f"{path[-1] if path else 'the file'} must be a mapping of names to values"
+            )
         hints = get_type_hints(shape)
         wanted = {f.name: f for f in fields(shape) if f.name not in given}
         for key in content:
@@ -74,29 +80,33 @@ class Document:
         return shape(**given, **values)
 
     def _value(self, path: tuple[str, ...], value: Any, hint: Any) -> Any:
+        """`value` checked against a type hint: a list or a mapping of scalars, or a scalar."""
         kind, parts = get_origin(hint) or hint, get_args(hint)
         if kind is Any:
             return value
-        if kind in (list, dict):
-            if not isinstance(value, kind):
-                raise self.error(path, f"{path[-1]} must be {_NAMES[kind]}, not {value!r}")
-            if kind is list:
-                return [self._value(path, item, parts[0]) for item in value]
+        if kind is list:
+            self._check_kind(path, value, list)
+            return [self._value(path, item, parts[0]) for item in value]
+        if kind is dict:
+            self._check_kind(path, value, dict)
             return {
                 self._value((*path, str(k)), k, str): self._value((*path, str(k)), v, parts[1])
                 for k, v in value.items()
             }
         wrong = not isinstance(value, _SCALARS[kind])
         if wrong or (isinstance(value, bool) and kind is not bool):
-            hint = (
-                "; put it in quotes" if kind is str and not isinstance(value, list | dict) else ""
-            )
+            quotes = kind is str and not isinstance(value, list | dict)
+            hint = "; put it in quotes" if quotes else ""
             raise self.error(path, f"{path[-1]} must be {_NAMES[kind]}, not {value!r}{hint}")
         return kind(value)
 
+    def _check_kind(self, path: tuple[str, ...], value: Any, kind: type) -> None:
+        if not isinstance(value, kind):
+            raise self.error(path, f"{path[-1]} must be {_NAMES[kind]}, not {value!r}")
+
 
 def _lines(node: yaml.Node, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Each key's path and line, from 1; negative where a mapping has the key already."""
+    """Each key's path and its line, from 1; the line is negative if the mapping repeats the key."""
     if not isinstance(node, yaml.MappingNode):
         return
     seen = set()

@@ -61,7 +61,10 @@ class TrainingJob:
     def check_processes(self) -> None:
         """Raises UsageError where several processes would each choose a folder of their own."""
         if self.training.world_size > 1 and "output_dir" not in self.chosen:
-            raise UsageError("give --output_dir: processes would not agree on a folder's name")
+            raise UsageError(
+                "give --output_dir: the default name holds the time, which differs between "
+                "processes"
+            )
 
 
 def read_job(arguments: list[str], embedded: Path) -> TrainingJob:

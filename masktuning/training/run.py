@@ -130,5 +130,5 @@ class _WriteConfig(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             if self.fresh:
-                run_folder.clear(self.job.folder)
+                run_folder.clear(self.job.folder, stages=False)  # those are of this run
             write(self.job.folder / run_folder.CONFIG, run_folder.config_text(self.job))

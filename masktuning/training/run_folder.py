@@ -26,6 +26,7 @@ from masktuning.training.job import TrainingJob
 
 CONFIG = "config.yaml"
 CARD = "README.md"
+STAGES = "stages"
 _STATE = "trainer_state.json"
 _MARK = "# Written by a masktuning run; `python -m masktuning.train --config` repeats it.\n"
 _OF_THIS_CALL = ("config", "dry_run", "overwrite", "resume_from_checkpoint")
@@ -151,10 +152,12 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def clear(folder: Path) -> None:
-    """Removes an earlier run's checkpoints and results, and nothing else."""
+def clear(folder: Path, stages: bool = True) -> None:
+    """Removes an earlier run's checkpoints, results and (if `stages`) stages, and nothing else."""
     if not holds_run(folder):
         return
+    if stages:
+        shutil.rmtree(folder / STAGES, ignore_errors=True)
     for path in _checkpoints(folder):
         shutil.rmtree(path)
     for part in PARTS:

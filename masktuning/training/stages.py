@@ -16,8 +16,6 @@ from masktuning.training import run_folder
 from masktuning.training.arguments import arguments_for, method_options
 from masktuning.training.job import TrainingJob
 
-FOLDER = "stages"
-
 
 def pending_stages(job: TrainingJob, fresh: bool) -> Iterator[TrainingJob]:
     """The jobs of the stages that are not complete yet, in their order.
@@ -27,7 +25,7 @@ def pending_stages(job: TrainingJob, fresh: bool) -> Iterator[TrainingJob]:
     """
     stages = method_class(job.training.method).stages(method_options(job.training))
     if fresh and run_folder.holds_run(job.folder) and job.training.process_index == 0:
-        shutil.rmtree(job.folder / FOLDER, ignore_errors=True)
+        shutil.rmtree(job.folder / run_folder.STAGES, ignore_errors=True)
     if stages:
         PartialState().wait_for_everyone()
     for stage in stages:
@@ -54,7 +52,7 @@ def stage_job(job: TrainingJob, stage: Stage) -> TrainingJob:
     names = {f.name for f in dataclasses.fields(training_class) if f.init}
     given = {name: getattr(job.training, name) for name in job.chosen & names}
     given |= {**stage.arguments, "method": stage.method, "resume_from_checkpoint": None}
-    given["output_dir"] = str(job.folder / FOLDER / stage.name)
+    given["output_dir"] = str(job.folder / run_folder.STAGES / stage.name)
     if unknown := given.keys() - names:
         raise UsageError(f"the stage {stage.name!r} has no argument {sorted(unknown)[0]!r}")
     return TrainingJob(

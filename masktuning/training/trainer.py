@@ -35,6 +35,7 @@ from masktuning.training.arguments import MaskTuningArguments, MethodArguments, 
 from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.gradient_norms import GradientNorms
 from masktuning.training.loss_log import LossLog
+from masktuning.training.run_folder import STAGES
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class MaskTuningTrainer(Trainer):
     @property
     def stages_folder(self) -> Path:
         """Where the results of the method's earlier trainings are."""
-        return Path(str(self.options.output_dir)) / "stages"
+        return Path(str(self.options.output_dir)) / STAGES
 
     def call_model_init(self, trial: Any = None) -> Method:
         """A fresh method for a run of a sweep; `model_init` may return a stock classifier."""

@@ -61,7 +61,7 @@ def test_unquoted_tsv_keeps_its_quotes(tmp_path):
         ("a.csv", b"text,label\n", "a.csv: empty"),
         ("a.csv", b'text,label\nw1,good\n"w2,good\n', "starts at line 3 has broken quoting"),
         ("a.csv", b'text,label\n"w1"x,good\n', "starts at line 2 has broken quoting"),
-        ("a.csv", b"text,text,label\nw1,w2,good\n", "a column name is there twice"),
+        ("a.csv", b"text,text,label\nw1,w2,good\n", "two columns have the same name"),
         ("a.jsonl", b'{"text": ["a"], "label": 1}\n', "line 1: 'text' is not a text or a number"),
         ("a.csv", b"text,label\nw1,good,more\n", "line 2: 3 fields where the header has 2"),
         ("a.csv", b"text,label\nw1,good\nw\xff,bad\n", "line 3: not UTF-8"),
@@ -72,7 +72,7 @@ def test_unquoted_tsv_keeps_its_quotes(tmp_path):
         ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}\n", "line 1: not JSON .*digits"),
         ("a.jsonl", b'{"text": ' + b"[" * 100000 + b"\n", "line 1: not JSON"),
         ("a.parquet", b"no", "not a Parquet file"),
-        ("a.xml", b"<a/>", "unknown ending"),
+        ("a.xml", b"<a/>", "unknown extension"),
     ],
 )
 def test_broken_files_name_the_line(tmp_path, name, content, message):
@@ -181,7 +181,10 @@ def test_own_task_from_flags(tmp_path):
     ("change", "message"),
     [
         ({"eval_files": ["more"]}, "takes name=path, not 'more'"),
-        ({"eval_files": ["train=x.csv"]}, "the name 'train' is taken"),
+        (
+            {"eval_files": ["train=x.csv"]},
+            "'train' is reserved or another set's; choose another one, such as my_train=x.csv",
+        ),
         ({"text_column_names": "words"}, "no column 'words'"),
         ({"label_column_name": "gold"}, "no column 'gold'"),
     ],
@@ -214,7 +217,7 @@ def test_eval_files_beside_a_task(tmp_path):
     assert load_set(task.sets[-1], task.labels, "elsewhere").labels == [1]
 
 
-def test_a_missing_ood_set_is_named_and_left_out(tmp_path, caplog):
+def test_a_missing_ood_set_is_skipped_with_a_warning(tmp_path, caplog):
     folder = tmp_path / "sst2"
     folder.mkdir()
     for name in ("train", "dev"):
@@ -223,7 +226,7 @@ def test_a_missing_ood_set_is_named_and_left_out(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "masktuning"):
         texts = load_texts(task.sets, task.labels, str(tmp_path))
     assert [t.name for t in texts] == ["train", "dev"]
-    assert "imdb_cad_test: not found" in caplog.text
+    assert "skipped: imdb_cad_test: not found" in caplog.text
     with pytest.raises(UsageError, match=r"imdb_cont_dev: not found: .*dev_contrast\.tsv"):
         load_texts(task.sets, task.labels, str(tmp_path), ["imdb_cont_dev"])
     (folder / "dev.tsv").unlink()

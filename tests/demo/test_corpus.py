@@ -16,8 +16,8 @@ from masktuning.demo.pretrain.corpus import (
     packed_file,
     train_tokenizer,
 )
-from masktuning.demo.pretrain.masked_lm import give_a_start, new_model
-from masktuning.demo.pretrain.start import word_vectors
+from masktuning.demo.pretrain.masked_lm import new_model
+from masktuning.demo.pretrain.start import initialise, word_vectors
 
 SHARE = 0.1
 
@@ -51,7 +51,7 @@ def test_batches_are_a_function_of_seed_and_step(tmp_path):
         rows = [one.batch(epoch * steps + i) for i in range(steps)]
         ids = np.concatenate([ids for ids, _, _ in rows])
         assert len(set(ids.tolist())) == len(ids)  # each window once
-        assert all(visit == epoch for _, _, visit in rows)
+        assert all(found == epoch for _, _, found in rows)
         epochs.append(ids.tolist())
     assert epochs[0] != epochs[1]
     for step in (steps + 1, 0, steps + 1):  # in any order, as after a resume
@@ -102,7 +102,7 @@ def started_attention(tokens, vocabulary, **inputs):
         hidden_size=160, num_layers=1, num_heads=5, max_length=64, seed=0, corruption="mask"
     )
     model = new_model(settings, vocabulary, torch.device("cpu")).eval()
-    give_a_start(model, tokens, np.bincount(tokens, minlength=vocabulary), 0)
+    initialise(model, tokens, np.bincount(tokens, minlength=vocabulary), 0)
     with torch.no_grad():
         return model.bert(**inputs, output_attentions=True).attentions[0].mean(0)
 

@@ -16,8 +16,8 @@ from masktuning import train
 from masktuning.config.errors import UsageError
 from masktuning.data.generated import LABELS, SETS, examples, generate
 from masktuning.demo import EMBEDDED
-from masktuning.demo.compare import marked_examples
-from masktuning.training import run_folder
+from masktuning.demo.compare import CAUTION, compare, marked_examples
+from masktuning.training.job import read_job
 from masktuning.training.perturbation_log import FILE
 from masktuning.training.trainer import MaskTuningTrainer
 
@@ -135,6 +135,26 @@ def test_without_arguments_both_methods_are_compared(tmp_path, monkeypatch, caps
     assert (folder / "mlm_head").is_dir() and not (folder / "finetuning" / "mlm_head").exists()
     shown = marked_examples(folder / "perturbations.jsonl")
     assert 1 <= len(shown) <= 3 and all(" -> " in line and line in printed for line in shown)
+    assert printed.splitlines()[-1] == CAUTION and "proves nothing" in CAUTION
+
+
+def test_any_number_of_runs_can_be_compared(tmp_path, capsys):
+    """Two of the three have the same method, so the table names them by their folders."""
+    jobs = []
+    for name, method in (("a", "mask_tuning"), ("b", "finetuning"), ("c", "finetuning")):
+        words = ["--method", method, "--max_steps", "2", "--disable_tqdm", "true"]
+        seed = str(len(jobs))
+        words += ["--max_eval_samples", "40", "--seed", seed, "--output_dir", str(tmp_path / name)]
+        jobs.append(read_job(words, EMBEDDED))
+    compare(jobs)
+    printed = capsys.readouterr().out
+    table = printed[printed.index("demo: accuracy in per cent") :]
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
+    for row, name in (("mask_tuning", "a"), (str(tmp_path / "b"), "b"), (str(tmp_path / "c"), "c")):
+        results = json.loads((tmp_path / name / "all_results.json").read_text())
+        want = [100 * results[f"eval_{part}_accuracy"] for part in list(SETS)[1:]]
+        assert [float(cell) for cell in rows[row]] == pytest.approx(want, abs=0.005)
+    assert "3 of 3: finetuning, into" in printed and CAUTION not in printed
 
 
 def test_the_same_command_twice_gives_the_same_numbers(tmp_path):
@@ -179,7 +199,7 @@ def test_a_new_pair_stopped_early_takes_nothing_from_the_one_it_replaced(tmp_pat
     words.append(str(tmp_path / "out"))
     train.main([*words, "--seed", "1"])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run_folder, "write_json", stop)
+        patch.setattr(MaskTuningTrainer, "save_state", stop)  # at the end of the first run
         train.main([*words, "--seed", "2", "--overwrite"])
     train.main([*words, "--seed", "2", "--resume_from_checkpoint"])
     for place in ("out", "out/finetuning"):
@@ -241,10 +261,10 @@ def test_a_stopped_pair_goes_on_as_a_pair(tmp_path, capsys, monkeypatch, in_seco
     capsys.readouterr()
     train.main([*words, "--resume_from_checkpoint"])
     ended = capsys.readouterr().out
-    start, end = "demo: accuracy", "What the masked LM"
+    start, end = "demo: accuracy", "Training texts with"
     tables = [text[text.index(start) : text.index(end)] for text in (whole, ended)]
     assert tables[0] == tables[1]
-    with pytest.raises(UsageError, match="two runs to resume"):
+    with pytest.raises(UsageError, match="there are 2 runs to resume"):
         train.main([*words, "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-3")])
     with pytest.raises(UsageError, match="no complete checkpoint"):
         train.main(["--resume_from_checkpoint", "--output_dir", str(tmp_path / "nothing")])

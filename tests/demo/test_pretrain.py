@@ -20,6 +20,7 @@ from masktuning.config.errors import UsageError
 from masktuning.demo import export
 from masktuning.demo.pretrain import __main__ as pretrain
 from masktuning.demo.pretrain import loop as pretraining
+from masktuning.demo.pretrain import prepare
 from masktuning.demo.pretrain.corpus import Windows, documents, is_held_out, packed_file
 
 
@@ -135,10 +136,12 @@ def test_killed_and_resumed_is_bit_equal_to_uninterrupted(corpus, tmp_path, monk
         patch.setattr(pretraining._Run, "step", killed)
         with pytest.raises(KilledError):
             pretrain.main(command(corpus, tmp_path / "killed"))
-    (tmp_path / "killed" / ".state.partial").mkdir()  # and killed while it wrote a state, before
+    stale = tmp_path / "killed" / ".state-3.partial"
+    stale.mkdir()  # and killed while it wrote a state, before
     capsys.readouterr()
     pretrain.main(command(corpus, tmp_path / "killed", logging_steps=3))
-    assert "going on after step 4" in capsys.readouterr().out
+    assert not stale.exists()
+    assert "resuming after step 4" in capsys.readouterr().out
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "killed"))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     one, two = (
@@ -154,7 +157,9 @@ def test_a_finished_run_stays_as_it_is_and_a_longer_one_goes_on(corpus, tmp_path
     assert (tmp_path / "model.safetensors").read_bytes() == weights
     pretrain.main(command(corpus, tmp_path, max_steps=6))
     assert (tmp_path / "model.safetensors").read_bytes() != weights
-    with pytest.raises(UsageError, match=r"a run with --learning_rate 0\.002, not 0\.1: give"):
+    with pytest.raises(
+        UsageError, match=r"a run with --learning_rate 0\.002, not 0\.1: give 0\.002, another"
+    ):
         pretrain.main(command(corpus, tmp_path, learning_rate=0.1))
     with pytest.raises(UsageError, match="a run of 6 steps, more than --max_steps 5"):
         pretrain.main(command(corpus, tmp_path, max_steps=5))
@@ -177,13 +182,13 @@ def test_held_out_text_is_never_trained_on(corpus, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Windows, "read", recording)
     taught = []
-    teach = pretraining.train_tokenizer
+    teach = prepare.train_tokenizer
 
     def listening(texts, *rest):
         taught.append(list(texts()))
         return teach(texts, *rest)
 
-    monkeypatch.setattr(pretraining, "train_tokenizer", listening)
+    monkeypatch.setattr(prepare, "train_tokenizer", listening)
     step = pretraining._Run.step
     monkeypatch.setattr(
         pretraining._Run, "step", lambda *a: (seen.append(("step", 0)), step(*a))[1]
@@ -233,11 +238,11 @@ def test_the_run_s_own_folder_is_no_place_to_export_to(finished):
     ("options", "message"),
     [
         ({"corpus": "nowhere.txt"}, "nowhere.txt: no such corpus file"),
-        ({"corpus": "empty.txt"}, "empty.txt: holds no text; give one document a line"),
+        ({"corpus": "empty.txt"}, "empty.txt: holds no text; give one document per line"),
         ({"corpus": "binary.txt"}, "binary.txt, line 1: not UTF-8"),
         ({"corpus": "late.txt"}, "late.txt, line 4001: not UTF-8"),
-        ({"corpus": "text.gz"}, "text.gz: cannot be read past line 0"),
-        ({"corpus": "cut.txt.gz"}, r"cut.txt.gz: cannot be read past line \d+ .*ended before"),
+        ({"corpus": "text.gz"}, "text.gz: cannot be read after line 0"),
+        ({"corpus": "cut.txt.gz"}, r"cut.txt.gz: cannot be read after line \d+ .*ended before"),
         ({"corpus": "short.txt"}, "too little text: "),
         ({"mask_rate": 0}, "--mask_rate must lie between 0 and 1"),
         ({"num_heads": 3}, "--hidden_size 32 must be a multiple of --num_heads 3"),
@@ -272,7 +277,7 @@ def test_the_command_exits_with_2_and_helps_without_torch(tmp_path):
         assert done.returncode == 2 and done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
     code = (
-        "import sys; from masktuning.demo import pretrain; pretrain.main(['--help']); "
+        "import sys; from masktuning.demo.pretrain.__main__ import main; main(['--help']); "
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

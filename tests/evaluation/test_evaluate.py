@@ -47,15 +47,15 @@ def measure(folder, data, out, *words):
     return json.loads((out / "results.json").read_text())
 
 
-def stock_choices(folder, tokenizer, *columns, length=60):
+def stock_predictions(folder, tokenizer, *columns, length=60):
     """The stock classifier's label names, one text at a time."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    chosen = []
+    predictions = []
     for texts in zip(*columns, strict=True):
         batch = tokenizer(*texts, truncation=True, max_length=length, return_tensors="pt")
         with torch.no_grad():
-            chosen.append(model.config.id2label[int(model(**batch).logits.argmax())])
-    return chosen
+            predictions.append(model.config.id2label[int(model(**batch).logits.argmax())])
+    return predictions
 
 
 @pytest.mark.parametrize(
@@ -67,17 +67,17 @@ def test_labels_are_mapped_by_name_and_collapsed_for_hans(data, tmp_path, labels
     sets = ["--task", "mnli", "--sets", "anli_r1", "hans", "dev_matched"]
     results = measure(tmp_path / "model", data, tmp_path / "out", *sets)
     columns = [row[0] for row in NLI], [row[1] for row in NLI]
-    chosen = stock_choices(tmp_path / "model", tokenizer, *columns)
-    right = [a.lower() == row[2] for a, row in zip(chosen, NLI, strict=True)]
-    assert results["eval_anli_r1_dev_accuracy"] == np.mean(right)
-    assert results["eval_anli_r1_test_accuracy"] == np.mean(right), "a name that sets begin with"
+    predictions = stock_predictions(tmp_path / "model", tokenizer, *columns)
+    correct = [a.lower() == row[2] for a, row in zip(predictions, NLI, strict=True)]
+    assert results["eval_anli_r1_dev_accuracy"] == np.mean(correct)
+    assert results["eval_anli_r1_test_accuracy"] == np.mean(correct), "a name that sets begin with"
     columns = [row[1] for row in HANS], [row[2] for row in HANS]
-    chosen = stock_choices(tmp_path / "model", tokenizer, *columns)
-    right = [
+    predictions = stock_predictions(tmp_path / "model", tokenizer, *columns)
+    correct = [
         (a.lower() == "entailment") == (row[0] == "entailment")
-        for a, row in zip(chosen, HANS, strict=True)
+        for a, row in zip(predictions, HANS, strict=True)
     ]
-    assert results["eval_hans_accuracy"] == np.mean(right)
+    assert results["eval_hans_accuracy"] == np.mean(correct)
     lines = (tmp_path / "out" / "predictions_hans.jsonl").read_text().splitlines()
     assert {json.loads(line)["label"] for line in lines} <= {"entailment", "non-entailment"}
 
@@ -109,12 +109,12 @@ def test_a_plain_trainer_s_run(data, tmp_path):
     words += ["--label_names", "negative", "positive"]
     results = measure(tmp_path / "run", data, tmp_path / "out", *words)
     texts = [text for _, _, text in REVIEWS]
-    chosen = stock_choices(tmp_path / "run", tiny_tokenizer(), texts)
-    right = [
+    predictions = stock_predictions(tmp_path / "run", tiny_tokenizer(), texts)
+    correct = [
         (a == "LABEL_1") != (label == "Positive")  # the edited side's labels are the other way
-        for a, (label, _, _) in zip(chosen, REVIEWS, strict=True)
+        for a, (label, _, _) in zip(predictions, REVIEWS, strict=True)
     ]
-    assert results["eval_imdb_cont_dev_accuracy"] == np.mean(right)
+    assert results["eval_imdb_cont_dev_accuracy"] == np.mean(correct)
 
 
 def test_reviews_at_two_lengths(tmp_path, capsys):
@@ -130,12 +130,12 @@ def test_reviews_at_two_lengths(tmp_path, capsys):
     results = measure(tmp_path / "model", data, tmp_path / "out", *words)
     seen = set()
     for length, suffix in ((128, ""), (512, "_512")):
-        chosen = stock_choices(tmp_path / "model", tokenizer, texts, length=length)
-        right = [(a == "positive") == (i % 2 == 1) for i, a in enumerate(chosen)]
+        predictions = stock_predictions(tmp_path / "model", tokenizer, texts, length=length)
+        correct = [(a == "positive") == (i % 2 == 1) for i, a in enumerate(predictions)]
         name = f"eval_imdb_cont_test{suffix}"
-        assert results[f"{name}_accuracy"] == results[f"{name}_consistency"] == np.mean(right)
+        assert results[f"{name}_accuracy"] == results[f"{name}_consistency"] == np.mean(correct)
         assert results[f"eval_imdb_cont{suffix}_samples"] == 17
-        seen.add(tuple(chosen))
+        seen.add(tuple(predictions))
     assert len(seen) == 2, "the two lengths read the same"
     only = measure(tmp_path / "model", data, tmp_path / "64", *words, "--max_seq_length", "64")
     assert not any("_512" in key for key in only)

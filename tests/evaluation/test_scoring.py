@@ -8,7 +8,7 @@ import pytest
 from masktuning import evaluate
 from masktuning.config.errors import UsageError
 from masktuning.data.load import LabelledTexts
-from masktuning.evaluation.metrics import collapse_argmax, collapse_sum, f1, share
+from masktuning.evaluation.metrics import accuracy_with_interval, collapse_argmax, collapse_sum, f1
 from masktuning.evaluation.scoring import score_sets
 from masktuning.tasks import SetSpec, Task
 
@@ -51,7 +51,7 @@ def test_intervals_are_the_bootstrap_s():
     accuracies = (predictions == labels)[rows].mean(1)
     scores = [by_hand_f1(predictions[r], labels[r], 1) for r in rows[:1500]]
     expected = np.percentile(accuracies, [2.5, 97.5])
-    assert share(predictions == labels)[1:] == pytest.approx(expected, abs=0.01)
+    assert accuracy_with_interval(predictions == labels)[1:] == pytest.approx(expected, abs=0.01)
     assert f1(predictions, labels, 1)[1:] == pytest.approx(
         np.percentile(scores, [2.5, 97.5]), abs=0.015
     )
@@ -71,7 +71,7 @@ def test_hans_by_heuristic_and_label_whatever_the_model_s_order(order):
         "hans",
         "ood",
         labels=["entailment", "non-entailment"],
-        collapse={"neutral": "non-entailment", "contradiction": "non-entailment"},
+        label_map={"neutral": "non-entailment", "contradiction": "non-entailment"},
     )
     gold = [0, 1, 0, 1, 1]
     groups = ["lexical_overlap"] * 3 + ["constituent"] * 2
@@ -81,23 +81,23 @@ def test_hans_by_heuristic_and_label_whatever_the_model_s_order(order):
     )
     names = [LABELS[i].upper() for i in order]
     scored = score_sets(nli_task(hans), [texts], {"hans": np.log(p[:, order])}, names)["hans"]
-    # By argmax: 0 0 1 1 0, so rows 0 and 3 are right; by the sum: 1 0 1 1 1.
-    assert scored.chosen.tolist() == [0, 0, 1, 1, 0] and scored.result.accuracy == 2 / 5
+    # By argmax: 0 0 1 1 0, so rows 0 and 3 are correct; by the sum: 1 0 1 1 1.
+    assert scored.predictions.tolist() == [0, 0, 1, 1, 0] and scored.result.accuracy == 2 / 5
     more = scored.result.more
     assert more["lexical_overlap_entailment_accuracy"] == 1 / 2
     assert more["lexical_overlap_non-entailment_accuracy"] == 0.0
     assert more["constituent_non-entailment_accuracy"] == 1 / 2
     assert "constituent_entailment_accuracy" not in more
     summed = [0 if row[0] > row[1] + row[2] else 1 for row in p]
-    right = np.array(summed) == gold
-    assert more["accuracy_sum"] == right.mean()
-    assert more["lexical_overlap_non-entailment_accuracy_sum"] == right[1]
-    assert more["constituent_non-entailment_accuracy_sum"] == right[3:].mean()
+    correct = np.array(summed) == gold
+    assert more["accuracy_sum"] == correct.mean()
+    assert more["lexical_overlap_non-entailment_accuracy_sum"] == correct[1]
+    assert more["constituent_non-entailment_accuracy_sum"] == correct[3:].mean()
 
 
 def test_unions_and_consistency():
     far = SetSpec("far", "ood", original="near")
-    sets = [far, SetSpec("near", "ood"), SetSpec("both", "ood", combines=["far", "near"])]
+    sets = [far, SetSpec("near", "ood"), SetSpec("both", "ood", union_of=["far", "near"])]
     pairs = SetSpec("pairs", "ood")
     task = Task("t", "", ["a", "b"], [*sets, pairs])
     texts = [
@@ -110,12 +110,15 @@ def test_unions_and_consistency():
     scored = score_sets(task, texts, logits, ["a", "b"])
     assert list(scored) == ["far", "near", "both", "pairs"]
     assert scored["both"].result.accuracy == 4 / 6 and scored["both"].result.n == 6
-    # Row 0 is right on both sides; row 1 on one, row 2 on the other.
+    # Row 0 is correct on both sides; row 1 on one, row 2 on the other.
     assert scored["far"].result.more["consistency"] == 1 / 3
     assert scored["pairs"].result.more["consistency"] == 1 / 2
     texts[1] = texts[1].first(2)
     logits["near"] = logits["near"][:2]
-    with pytest.raises(UsageError, match="far and near should go row by row, but have 3 and 2"):
+    with pytest.raises(
+        UsageError,
+        match="row i of far should be an edited version of row i of near, but they have 3 and 2",
+    ):
         score_sets(task, texts, logits, ["a", "b"])
 
 
@@ -137,7 +140,7 @@ def test_seeds_are_combined_and_compared_pair_by_pair(tmp_path, capsys):
         for i, v in enumerate(plain)
     ]
     out = tmp_path / "out"
-    evaluate.main(["--combine", *a, "--against", *b, "--output_dir", str(out)])
+    evaluate.main(["--combine", *a, "--baseline", *b, "--output_dir", str(out)])
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "x_accuracy" in line]
     differences = np.array(tuned) - plain
     expected = [np.mean(tuned), np.std(tuned, ddof=1), np.mean(plain)]
@@ -145,26 +148,30 @@ def test_seeds_are_combined_and_compared_pair_by_pair(tmp_path, capsys):
     assert [float(cell) for cell in row.split()[1:]] == pytest.approx(
         [100 * value for value in expected], abs=0.006
     )
-    saved = json.loads((out / "combined.json").read_text())["metrics"]
-    assert list(saved) == ["eval_x_accuracy"]
+    saved = json.loads((out / "combined.json").read_text())
+    assert saved["combine"] == a and saved["baseline"] == b
+    assert list(saved["metrics"]) == ["eval_x_accuracy"]
+    assert list(saved["metrics"]["eval_x_accuracy"]) == [
+        "values", "mean", "sd", "baseline", "difference",
+    ]  # fmt: skip
 
 
 def test_what_only_some_runs_measured_is_named(tmp_path, capsys):
     both = {"eval_x_accuracy": 0.5}
     a = write_results(tmp_path / "a", **both, eval_y_f1=0.1)
     evaluate.main(["--combine", a, write_results(tmp_path / "b", **both)])
-    assert "not in all of these, and left out: y_f1" in capsys.readouterr().out
+    assert "skipped, since not all of these have them: y_f1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--combine", "a"], "two folders or more"),
-        (["--combine", "a", "a", "--against", "a"], "--against must be as many"),
+        (["--combine", "a", "a", "--baseline", "a"], "--baseline must name as many folders"),
         (["--combine", "a", "nowhere"], "nowhere: holds neither results.json nor all_results.json"),
         (["--combine", "a", "other"], "no set was measured in all of these"),
         (["--combine", "a", "broken"], "broken/results.json: not JSON"),
-        (["--against", "a"], "two folders or more"),
+        (["--baseline", "a"], "two folders or more"),
     ],
 )
 def test_what_cannot_be_combined(tmp_path, monkeypatch, words, message):

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from masktuning import export
 from masktuning.config.errors import UsageError
+from masktuning.modeling import onnx_export
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -21,7 +22,7 @@ def test_logits_are_pytorch_s(family, tmp_path, capsys):
     model.save_pretrained(tmp_path)
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path)
-    export.main(["--output_dir", str(tmp_path), "--to", "onnx"])
+    export.main(["--output_dir", str(tmp_path), "--format", "onnx"])
     assert "model.onnx" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     texts = ["w1 w2 w3 w4 w5 w6 w7 w8 w9", "w1", "w20 w30", "w4 w4"]
@@ -38,12 +39,12 @@ def test_logits_are_pytorch_s(family, tmp_path, capsys):
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     tiny_model("bert").classifier.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    trace = export._trace
+    trace = onnx_export._trace
 
     def of_another(model, tokenizer, path):
         trace(tiny_model("bert", seed=1).classifier.eval(), tokenizer, path)
 
-    monkeypatch.setattr(export, "_trace", of_another)
+    monkeypatch.setattr(onnx_export, "_trace", of_another)
     with pytest.raises(UsageError, match="differ from PyTorch's by"):
         export.main(["--output_dir", str(tmp_path)])
     assert not list(tmp_path.glob("*.onnx")) and not list(tmp_path.glob(".*partial"))
@@ -54,7 +55,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     [
         ([], "--output_dir is missing"),
         (["--output_dir", "nowhere"], "nowhere: holds no classifier"),
-        (["--output_dir", "nowhere", "--to", "tflite"], "invalid choice: 'tflite'"),
+        (["--output_dir", "nowhere", "--format", "tflite"], "invalid choice: 'tflite'"),
     ],
 )
 def test_errors_are_one_sentence(words, message):

@@ -1,5 +1,7 @@
 """Every set of every task: read from its authors' layout, from the hub, and the real files."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -35,7 +37,7 @@ def test_every_set_of_a_task_is_there(name, data):
         one.name
         for one in load_texts(task.sets, task.labels, str(data), [s.name for s in task.sets])
     }
-    assert found == {spec.name for spec in task.sets if not spec.combines}
+    assert found == {spec.name for spec in task.sets if not spec.union_of}
 
 
 def test_sst2_takes_quotes_as_they_stand(data):
@@ -95,7 +97,7 @@ def test_a_row_of_qqp_that_is_cut_off_is_left_out_and_named(data, tmp_path, capl
     rows = [*QUESTIONS[:2], ("Half a pair?", "", 0), *QUESTIONS[2:]]
     assert texts.texts == [[row[0] for row in rows], [row[1] for row in rows]]
     assert [label == "duplicate" for label in labels] == [row[2] == 1 for row in rows]
-    assert "train.tsv: left out lines with fields too few or too many: 4\n" in caplog.text
+    assert "train.tsv: skipped lines with too few or too many fields: 4\n" in caplog.text
     write_layouts(tmp_path)
     for file in ("qqp/dev.tsv", "mnli/dev_matched.tsv"):  # a download that broke off
         path = tmp_path / file
@@ -126,7 +128,7 @@ def test_imdb_s_folders_and_its_tenth(data, monkeypatch):
     # The tenth is the same in another order, as the hub's copy has another one.
     rows = [p.read_text() for p in sorted((data / "aclImdb/train").glob("[np]*/*.txt"))][::-1]
     table = Table("reversed", {"text": rows, "label": ["neg"] * 20}, [*range(20)])
-    monkeypatch.setattr("masktuning.data.load.read_hub", lambda **_: table)
+    monkeypatch.setattr("masktuning.data.sources.read_hub", lambda **_: table)
     task = load_task("imdb")
     again = load_set(task.named("dev"), task.labels, None)
     assert sorted(again.texts[0]) == sorted(dev.texts[0])
@@ -197,7 +199,7 @@ def test_what_the_folder_lacks_comes_from_the_hub_which_is_asked_once(data, monk
     rows = Dataset.from_dict({"premise": ["p"], "hypothesis": ["h"], "label": [2]})
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows.cast_column("label", nli))
     assert len(load_texts(specs, task.labels, str(folder))) == 7
-    assert "so read from facebook/anli" in caplog.text
+    assert "read from facebook/anli (dev_r1), since " in caplog.text
 
 
 def test_a_file_and_a_hub_copy_that_are_both_missing_are_both_named(tmp_path, monkeypatch):
@@ -216,12 +218,10 @@ def test_a_file_and_a_hub_copy_that_are_both_missing_are_both_named(tmp_path, mo
 )
 def test_the_paper_s_settings(task, alpha, batch):
     """Mask-tuning's section IV: alpha and batch size by task, the rest alike."""
-    settings, grid = load_task(task).settings, load_task(task).grid
+    settings = load_task(task).settings
     assert settings["alpha"] == alpha and settings["per_device_train_batch_size"] == batch
     assert settings["num_train_epochs"] == 3 and settings["mask_rate"] == 0.05
-    assert grid["learning_rate"] == [2e-5, 3e-5, 4e-5, 5e-5]
-    assert settings["learning_rate"] in grid["learning_rate"]
-    assert grid["alpha"] == [i / 10 for i in range(11)]
+    assert settings["learning_rate"] in (2e-5, 3e-5, 4e-5, 5e-5)  # what it searched on dev
 
 
 def test_protocols_are_those_of_the_literature_and_of_the_paper():
@@ -251,15 +251,15 @@ def test_the_paper_s_sets_are_unions():
         ("mnli", "anli_test", 3200),
     ):
         task = load_task(task)
-        parts = [task.named(part).known["rows"] for part in task.named(union).combines]
-        assert sum(parts) == task.named(union).known["rows"] == rows
+        parts = [task.named(part).expected_counts["rows"] for part in task.named(union).union_of]
+        assert sum(parts) == task.named(union).expected_counts["rows"] == rows
 
 
 @pytest.mark.parametrize("name", HUMAN)
 def test_label_counts_add_up_to_the_rows(name):
     for spec in load_task(name).sets:
-        labels = [count for key, count in spec.known.items() if key != "rows"]
-        assert not labels or sum(labels) == spec.known["rows"], spec.name
+        labels = [count for key, count in spec.expected_counts.items() if key != "rows"]
+        assert not labels or sum(labels) == spec.expected_counts["rows"], spec.name
 
 
 REAL = {  # rows and label counts of the files beside the repository, counted with cut and sort
@@ -328,8 +328,17 @@ def test_the_list_has_every_task_source_and_licence(capsys):
     command.main([])
     printed = capsys.readouterr().out
     for name in names():
-        assert f"{name}: {load_task(name).about}" in printed
+        assert f"{name}: {load_task(name).description}" in printed
     assert "CC BY-NC 4.0" in printed and "https://github.com/allenai/contrast-sets" in printed
+
+
+def test_a_pipe_that_its_reader_closed_is_no_error():
+    """As in `python -m masktuning.tasks | head`."""
+    command = [sys.executable, "-m", "masktuning.tasks"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()  # long before the command has anything to print
+    assert process.stderr.read() == "" and process.wait() == 0
+    process.stderr.close()
 
 
 @pytest.mark.parametrize(
@@ -379,33 +388,34 @@ WHOLE += "  dev: {role: dev, text: [t], label: l, file: f}\n"
         (
             "name: x\nlabels: [a, b]\nsets:\n  far:\n    role: ood\n    text: [t]\n"
             "    label: l\n    file: f\n    labels: [a, c]\n",
-            "line 4: collapse must say which of a, c 'b' is",
+            "line 4: label_map must say which of a, c 'b' becomes",
         ),
         (
-            "name: x\nlabels: [a, b]\nsets:\n  far:\n    role: ood\n    combines: [near]\n",
-            "line 6: 'near' is no other set here",
+            "name: x\nlabels: [a, b]\nsets:\n  far:\n    role: ood\n    union_of: [near]\n",
+            "line 6: 'near' is not another set of this file",
         ),
         (
             "name: x\nlabels: [a, b]\nsets:\n  far:\n    role: ood\n    text: [t]\n"
             "    label: l\n    hub: {id: x, split: y}\n",
             "line 8: hub needs an id, a split and a pinned revision",
         ),
-        (FAR + "borrows: {sst2: [imdb_cad]}\n", "sets must hold one of role train"),
-        (FAR + "  near: {role: dev, combines: [far]}\n", "line 5: a set that combines others has"),
-        (FAR + "  near: {role: ood, combines: [far], f1: c}\n", "line 5: f1 must be macro or"),
-        (FAR + "  a/b: {role: ood, combines: [far]}\n", "line 5: 'a/b': letters, digits"),
-        (FAR.replace("f}", "f, known: {row: 3}}"), "line 4: known counts are of a, b, rows"),
-        (FAR.replace("f}", "f, lengths: [0]}"), "line 4: lengths are 1 token or more"),
+        (FAR + "include: {sst2: [imdb_cad]}\n", "sets must hold one of role train"),
+        (FAR + "  near: {role: dev, union_of: [far]}\n", "line 5: a union of other sets must have"),
+        (FAR + "  near: {role: ood, union_of: [far], f1: c}\n", "line 5: f1 must be macro or"),
+        (FAR + "  a/b: {role: ood, union_of: [far]}\n", "line 5: 'a/b': a set's name consists of"),
+        (FAR.replace("f}", "f, expected_counts: {row: 3}}"), "line 4: expected_counts may give a,"),
+        (FAR.replace("f}", "f, hash_split: tenth}"), "line 4: hash_split must be held_out or kept"),
+        (FAR.replace("f}", "f, lengths: [0]}"), "line 4: lengths must be 1 token or more"),
         (FAR.replace("file: f", "hub: {id: x, split: y, revision: z, name: v}"), "hub takes"),
-        (FAR.replace("f}", "f, collapse: {a: b}}"), "line 4: collapse goes with the set's own"),
-        (FAR.replace("f}", "f, labels: [a, b], collapse: {c: b}}"), "line 4: 'c' is none of"),
+        (FAR.replace("f}", "f, label_map: {a: b}}"), "line 4: label_map maps to the set's own"),
+        (FAR.replace("f}", "f, labels: [a, b], label_map: {c: b}}"), "line 4: 'c' is none of"),
         (WHOLE + "  e: {role: ood, text: [t, u], label: l, file: f}\n", "line 3: some sets"),
         (FAR.replace("[a, b]", "[a, a]"), "line 2: labels must be a list of two different"),
         (FAR.replace("[a, b]", "[01, 010]"), "line 2: labels must be a text, not 1; put it in"),
-        (WHOLE + "borrows: {sst3: [dev]}\n", "line 6: 'sst3' is none of"),
-        (NLI_TEXTS + "borrows: {mnli: [hans]}\n", "line 3: some sets have one"),
-        (WHOLE + "borrows: {sst2: [dev]}\n", "line 6: not all of these are sets of sst2"),
-        (WHOLE + "borrows: {sst2: [imdb_cad]}\n", "line 6: imdb_cad_dev, imdb_cad_test: part of"),
+        (WHOLE + "include: {sst3: [dev]}\n", "line 6: 'sst3' is none of"),
+        (NLI_TEXTS + "include: {mnli: [hans]}\n", "line 3: some sets have one"),
+        (WHOLE + "include: {sst2: [dev]}\n", "line 6: each of these must be a set of sst2"),
+        (WHOLE + "include: {sst2: [imdb_cad]}\n", "line 6: imdb_cad_dev, imdb_cad_test: part of"),
         (WHOLE + "settings:\n  alhpa: 0.3\n", "line 7: unknown setting 'alhpa'; did you"),
     ],
 )  # fmt: skip

@@ -1,1 +1,1 @@
-"""How the embedded checkpoint was pretrained."""
+"""Pretraining of a small masked LM on plain text; the embedded checkpoint was made with it."""

@@ -1,16 +1,17 @@
-"""Pretrain a small BERT as a masked LM on your own text; the demo's checkpoint was made with this.
+"""Pretrain a small BERT as a masked LM on your own text, as the demo's checkpoint was.
 
     python -m masktuning.demo.pretrain --corpus reviews.txt wikipedia.txt.gz --output_dir out
     python -m masktuning.demo.pretrain --corpus FILE... --output_dir out --max_steps 20000
     torchrun --nproc_per_node 2 -m masktuning.demo.pretrain --corpus FILE... --output_dir out
 
-A corpus file holds one document a line (gzipped, if its name ends in .gz). The same command goes
-on where it was stopped; only --max_steps and how often to log, evaluate and save may then change.
-The learning rate rises over --warmup_steps, stays, and falls to 0 over the last --decay_share of
-the steps. Masked tokens show [MASK] (or BERT's 80/10/10), a new choice each time a text is seen.
-With torchrun the processes share each batch: a GPU each, or a core each.
+A corpus file holds one document per line, and is gzipped if its name ends in .gz. A run that was
+stopped is resumed by the same command; only --max_steps and the intervals of logging, evaluation
+and saving may then differ. The learning rate rises over --warmup_steps, stays constant, and falls
+to 0 over the last --decay_share of the steps. Masked tokens are shown as [MASK] (or by BERT's
+80/10/10 rule), and every epoch masks other tokens. With torchrun the processes share each batch,
+and each has a GPU or a core of its own.
 
---output_dir then holds an ordinary BertForMaskedLM with its tokenizer, and metrics.json.
+In the end --output_dir holds an ordinary BertForMaskedLM with its tokenizer, and metrics.json.
 """
 
 from __future__ import annotations
@@ -19,53 +20,58 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from masktuning.config.errors import UsageError
-from masktuning.config.parser import build_parser, parse, run_command
+from masktuning.config.parser import build_parser, parse, run_command, wants_help
 
 PROGRAM = "python -m masktuning.demo.pretrain"
 
 
 @dataclass
 class PretrainingArguments:
-    """What to train on, how large, how long."""
+    """The data, the size of the model, and the length of the training."""
 
     _argument_group_name = "pretraining"
 
     corpus: list[str] = field(
-        default_factory=list, metadata={"help": "Text files, one document a line."}
+        default_factory=list, metadata={"help": "Text files with one document per line."}
     )
     output_dir: str | None = field(
-        default=None, metadata={"help": "Where everything goes.", "aliases": ["--output"]}
+        default=None,
+        metadata={"help": "Folder for everything that is written.", "aliases": ["--output"]},
     )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Start anew instead of going on from the last state."}
-    )
+    overwrite: bool = field(default=False, metadata={"help": "Start again instead of resuming."})
     held_out_share: float = field(
         default=0.01, metadata={"help": "Share of the documents kept for evaluation."}
     )
-    vocab_size: int = field(default=8192, metadata={"help": "WordPiece vocabulary, at most 65536."})
-    hidden_size: int = field(default=160, metadata={"help": "Width."})
-    num_layers: int = field(default=4, metadata={"help": "Layers."})
-    num_heads: int = field(default=5, metadata={"help": "Attention heads."})
-    max_length: int = field(default=128, metadata={"help": "Tokens of a window, and positions."})
-    batch_size: int = field(default=32, metadata={"help": "Windows a step."})
+    vocab_size: int = field(
+        default=8192, metadata={"help": "Size of the WordPiece vocabulary, at most 65536."}
+    )
+    hidden_size: int = field(default=160, metadata={"help": "Width of the layers."})
+    num_layers: int = field(default=4, metadata={"help": "Number of layers."})
+    num_heads: int = field(default=5, metadata={"help": "Attention heads per layer."})
+    max_length: int = field(default=128, metadata={"help": "Tokens per window, and positions."})
+    batch_size: int = field(default=32, metadata={"help": "Windows per step."})
     max_steps: int = field(default=14000, metadata={"help": "Optimiser steps."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "AdamW's highest."})
-    warmup_steps: int = field(default=200, metadata={"help": "Steps to reach it."})
-    decay_share: float = field(default=0.4, metadata={"help": "Share of the steps to fall to 0."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Of matrices only."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Highest learning rate of AdamW."})
+    warmup_steps: int = field(
+        default=200, metadata={"help": "Steps until the learning rate is reached."}
+    )
+    decay_share: float = field(
+        default=0.4, metadata={"help": "Share of the steps in which the learning rate falls."}
+    )
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
     mask_rate: float = field(default=0.15, metadata={"help": "Share of a window's tokens masked."})
     corruption: str = field(
         default="mask",
         metadata={
-            "help": "What a masked token shows in training: always the mask, or 80/10/10.",
+            "help": "How training shows masked tokens: as [MASK], or by BERT's 80/10/10 rule.",
             "choices": ["mask", "80-10-10"],
         },
     )
     precision: str = field(
         default="bf16",
-        metadata={"help": "bf16 autocast, or float32 throughout.", "choices": ["bf16", "fp32"]},
+        metadata={"help": "bf16 autocast, or float32 everywhere.", "choices": ["bf16", "fp32"]},
     )
-    seed: int = field(default=0, metadata={"help": "Of weights, order and masks."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights, order and masks."})
     logging_steps: int = field(default=100, metadata={"help": "Steps between lines of the log."})
     eval_steps: int = field(default=1000, metadata={"help": "Steps between evaluations."})
     save_steps: int = field(default=500, metadata={"help": "Steps between states to resume from."})
@@ -73,7 +79,9 @@ class PretrainingArguments:
     def check(self) -> None:
         """Raises UsageError on an option out of range, naming it."""
         if not self.corpus:
-            raise UsageError("--corpus is missing: one or more text files, one document a line")
+            raise UsageError(
+                "--corpus is missing: one or more text files with one document per line"
+            )
         if not self.output_dir:
             raise UsageError("--output_dir is missing: the folder for everything that is written")
         if Path(self.output_dir).is_file():
@@ -103,7 +111,7 @@ class PretrainingArguments:
 
 def main(argv: list[str]) -> None:
     parser = build_parser(PROGRAM, __doc__ or "", [PretrainingArguments])
-    if "-h" in argv or "--help" in argv:
+    if wants_help(argv):
         parser.print_help()
         return
     (arguments,) = parse(parser, argv, {})

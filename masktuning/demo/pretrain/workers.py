@@ -1,7 +1,7 @@
-"""One process, or several that share each batch (started by torchrun).
+"""The processes of a pretraining run: one, or several under torchrun that share each batch.
 
-On a CPU two processes of one thread are worth more than one of two threads: a layer this narrow
-has too little to share out.
+On a CPU, two processes of one thread are faster than one process of two threads: layers as narrow
+as these have too little work for two threads.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_PATIENCE = timedelta(hours=12)  # the others wait while the first packs the corpus
+_TIMEOUT = timedelta(hours=12)  # the others wait while the first process prepares the corpus
 
 
 class Workers:
-    """This process's place among those of torchrun; alone without it."""
+    """This process's rank among those that torchrun started; the only process without torchrun."""
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
@@ -30,11 +30,11 @@ class Workers:
             torch.cuda.set_device(self.device)
         if self.count > 1 and not dist.is_initialized():
             kind = "nccl" if self.device.type == "cuda" else "gloo"
-            dist.init_process_group(kind, timeout=_PATIENCE)
+            dist.init_process_group(kind, timeout=_TIMEOUT)
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def share(self, rows: Any) -> Any:
@@ -48,7 +48,7 @@ class Workers:
         return tensor
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """The same for all gradients, in one message."""
+        """Sums the gradients of all parameters over all processes, in place and in one message."""
         if self.count == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -58,10 +58,11 @@ class Workers:
             gradient.copy_(part.view_as(gradient))
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Waits until every process has called this."""
         if self.count > 1:
             dist.barrier()
 
     def end(self) -> None:
+        """Ends the communication between the processes."""
         if self.count > 1:
             dist.destroy_process_group()

@@ -1,0 +1,156 @@
+"""One run of `python -m masktuning.evaluate`: load, predict, score, print and write."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from masktuning.config.errors import UsageError
+from masktuning.config.files import write, write_json
+from masktuning.config.options import DataArguments
+from masktuning.data.custom_task import own_task, with_eval_files
+from masktuning.data.labels import model_labels
+from masktuning.data.load import LabelledTexts, load_texts
+from masktuning.data.tokenize import EncodedSet, encode, length_limit
+from masktuning.evaluation.aggregate import EVALUATION_RESULTS
+from masktuning.evaluation.choice import wanted_lengths, wanted_sets
+from masktuning.evaluation.metrics import SetResult
+from masktuning.evaluation.predict import evaluate_sets, predictor
+from masktuning.evaluation.scoring import Scored
+from masktuning.evaluation.tables import details_table, text_table
+from masktuning.modeling.loading import load_classifier
+from masktuning.tasks import SetSpec, Task, load_task
+
+_USUAL_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """Everything that one evaluation was asked for."""
+
+    model: str
+    """Checkpoint folder or hub id."""
+    data: DataArguments
+    sets: list[str]
+    """Names of the task's sets, or what their names begin with; see `wanted_sets`."""
+    protocols: list[str]
+    max_seq_length: int | None
+    """Length, in tokens, at which longer texts are truncated; None for the task's own lengths."""
+    label_names: list[str]
+    """The model's label names in the order of its ids; empty for those of its config.json."""
+    batch_size: int
+    output_dir: str | None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The scores of one set at one length; the name of the result may end in the length."""
+
+    spec: SetSpec
+    scored: Scored
+
+
+def evaluate(job: EvaluationJob) -> list[SetResult]:
+    """Evaluates a classifier, prints the tables, writes the files, and returns the results.
+
+    Raises:
+        UsageError: if data or model cannot be used, or the model's labels are not the task's.
+    """
+    task = _known_task(job)
+    model, tokenizer = load_classifier(job.model)
+    labels = _label_names(job, model.config)
+    if task is None:
+        task = own_task(job.data, labels)
+    else:
+        labels = model_labels(labels, task.labels)
+    texts = _load(job, task, labels)
+    trainer = predictor(model, tokenizer, job.batch_size)
+    longest = length_limit(model, model.config, tokenizer)
+    usual = int(task.settings.get("max_seq_length", _USUAL_LENGTH))
+    measured: list[_Measured] = []
+    for i, length in enumerate(wanted_lengths(task, usual, job.max_seq_length, longest)):
+        here = [one for one in texts if i == 0 or length in task.named(one.name).lengths]
+        encoded = _encode(job, here, tokenizer, min(length, longest))
+        scores = evaluate_sets(trainer, encoded, task, labels)
+        measured += _with_ending(task, scores, f"_{length}" if i else "")
+    _print(job, measured)
+    if job.output_dir:
+        _write(Path(job.output_dir), measured)
+    return [one.scored.result for one in measured]
+
+
+def _known_task(job: EvaluationJob) -> Task | None:
+    """The task that the job names, with only the sets to measure; None without --task."""
+    if not job.data.task:
+        return None
+    task = with_eval_files(load_task(job.data.task), job.data)
+    return replace(task, sets=wanted_sets(task, job.sets, job.protocols))
+
+
+def _label_names(job: EvaluationJob, config: Any) -> list[str]:
+    """The model's label names in the order of its ids."""
+    if not job.label_names:
+        return [config.id2label[i] for i in range(config.num_labels)]
+    if len(job.label_names) != config.num_labels:
+        raise UsageError(
+            f"--label_names: {len(job.label_names)}, but the model has {config.num_labels}"
+        )
+    return job.label_names
+
+
+def _load(job: EvaluationJob, task: Task, labels: list[str]) -> list[LabelledTexts]:
+    """The texts of the task's sets; a set that the user named may not be missing."""
+    named = [spec for spec in task.sets if spec.name in job.sets]
+    required = {name for spec in named for name in [spec.name, *spec.union_of]}
+    texts = load_texts(task.sets, labels, job.data.data_dir, required)
+    if not texts:
+        raise UsageError("none of these sets was found")
+    return texts
+
+
+def _encode(
+    job: EvaluationJob, texts: list[LabelledTexts], tokenizer: Any, length: int
+) -> list[EncodedSet]:
+    kept = [one.first(job.data.max_eval_samples) for one in texts]
+    workers = job.data.preprocessing_num_workers
+    return [EncodedSet(one, encode(one, tokenizer, length, workers)) for one in kept]
+
+
+def _with_ending(task: Task, scores: dict[str, Scored], ending: str) -> list[_Measured]:
+    """The scores with `ending` added to the names of the results."""
+    return [
+        _Measured(
+            task.named(name), replace(one, result=replace(one.result, name=f"{name}{ending}"))
+        )
+        for name, one in scores.items()
+    ]
+
+
+def _print(job: EvaluationJob, measured: list[_Measured]) -> None:
+    """Prints one table per protocol, or one of all sets, and one of the other scores."""
+    results = [one.scored.result for one in measured]
+    if not job.protocols:
+        print(text_table(results))
+    for protocol in job.protocols:
+        in_it = [one.scored.result for one in measured if protocol in one.spec.protocols]
+        print(f"{protocol}:\n{text_table(in_it)}\n")
+    if details := details_table(results):
+        print(f"\n{details}")
+
+
+def _write(folder: Path, measured: list[_Measured]) -> None:
+    """Writes results.json, and each set's predicted labels as predictions_<set>.jsonl."""
+    metrics: dict[str, float] = {}
+    for one in measured:
+        metrics |= one.scored.result.as_metrics()
+    write_json(folder / EVALUATION_RESULTS, metrics)
+    for one in measured:
+        scored = one.scored
+        lines = [
+            json.dumps({"example_id": i, "label": scored.labels[k]})
+            for i, k in enumerate(scored.predictions)
+        ]
+        path = folder / f"predictions_{scored.result.name}.jsonl"
+        write(path, "\n".join(lines) + "\n")

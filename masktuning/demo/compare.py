@@ -19,7 +19,7 @@ from masktuning.training import run_folder
 from masktuning.training.build import load_model
 from masktuning.training.job import TrainingJob
 from masktuning.training.perturbation_log import FILE
-from masktuning.training.run import run
+from masktuning.training.run import check_folder, run
 
 CAUTION = (
     "One run per method proves nothing about which method is better: the difference varies with "

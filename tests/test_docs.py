@@ -100,8 +100,10 @@ def stand_ins(tmp_path_factory):
     """A folder with what the commands name: models, the tasks' data, own files, results."""
     folder = tmp_path_factory.mktemp("stand_ins")
     save_tiny(folder / "roberta-base", "roberta")
-    tiny_model("bert").classifier.save_pretrained(folder / "unnamed")
-    tiny_tokenizer().save_pretrained(folder / "unnamed")
+    for name, labels in (("classifier", {0: "negative", 1: "positive"}), ("unnamed", None)):
+        settings = {"id2label": labels} if labels else {}
+        tiny_model("bert", **settings).classifier.save_pretrained(folder / name)
+        tiny_tokenizer().save_pretrained(folder / name)
     data = write_layouts(folder / "data")
     rows = [(f"w{7 * i % 80} w{i % 11}", 7 * i % 80 % 2) for i in range(32)]
     moods = [(text, ("calm", "angry")[label]) for text, label in rows]

@@ -116,6 +116,8 @@ def stand_ins(tmp_path_factory):
         write_rows(folder / f"{name}.csv", "text,label", rows)
     feelings = [(text, ("negative", "positive")[label]) for text, label in rows]
     write_rows(folder / "forum.csv", "text,label", feelings)
+    bias = [{"example_id": i, "probabilities": [0.6, 0.4]} for i in range(len(rows))]
+    (folder / "bias.jsonl").write_text("\n".join(map(json.dumps, bias)) + "\n")
     hub = folder / "cornell-movie-review-data" / "rotten_tomatoes"
     for name in ("train", "validation"):
         write_rows(hub / f"{name}.csv", "text,label", rows)

@@ -61,6 +61,7 @@ SERVER = """
 import json, os, runpy, signal, sys
 import datasets, masktuning, torch, transformers.hf_argparser
 masktuning.MaskTuningTrainer
+print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
     if (child := os.fork()) == 0:
@@ -142,6 +143,7 @@ def server(tmp_path_factory):
     environment = {**os.environ, "HF_HOME": str(tmp_path_factory.mktemp("hf"))}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", SERVER], env=environment, **pipes) as process:
+        assert process.stdout.readline() == "ready\n", "its error is in the captured output"
         yield process
         process.stdin.close()
 

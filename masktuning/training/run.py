@@ -21,7 +21,7 @@ from masktuning.training.perturbation_log import PerturbationLog
 from masktuning.training.stages import pending_stages
 from masktuning.training.trainer import MaskTuningTrainer
 
-_LOGGED = ("loss_", "grad_norm_", "mlm_accuracy", "same_token_share")
+_OF_TRAINER = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
 
 
 def run(job: TrainingJob, summary: bool = True) -> list[SetResult]:
@@ -98,7 +98,7 @@ def _write_results(
 
 def _means(logs: list[dict[str, float]]) -> dict[str, float]:
     """The means over the log of what the method logged, and of its gradients' norms."""
-    names = {name for log in logs for name in log if name.startswith(_LOGGED)}
+    names = {name for log in logs if "loss" in log for name in log if name not in _OF_TRAINER}
     found = {name: [log[name] for log in logs if name in log] for name in sorted(names)}
     return {f"train_{name}": sum(values) / len(values) for name, values in found.items()}
 

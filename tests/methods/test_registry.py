@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from families import save_tiny
 from safetensors.torch import load_file
 
@@ -143,6 +145,29 @@ def test_stages_and_own_parameters_survive_a_stop(files):
         assert (whole / name).read_bytes() == content, name
     done = train(files, *words, "--output_dir", "whole", "--overwrite")
     assert "first, for scaled" in done.stdout  # begun anew: the stage too
+
+
+def test_the_method_of_the_page_on_extending(files):
+    """docs/extending.md: its file, its line of pyproject.toml and its command, as they stand."""
+    page = (ROOT / "docs" / "extending.md").read_text()
+    (code,), (command,) = (
+        re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) for language in ("python", "bash")
+    )
+    (line,) = re.findall(r"```toml\n.*?\n(.*?)\n```", page, re.DOTALL)
+    name, _, value = line.replace('"', "").replace(" ", "").partition("=")
+    assert len(code.strip().splitlines()) <= 40
+    install(files, f"example-{name}", code, value)
+    (files / "roberta-base").symlink_to(files / "model")
+    words = command.split()[3:]
+    train(files, *words, "--num_train_epochs", "1", "--logging_steps", "1")
+    out = files / "dropout"
+    assert "dropout_rate: 0.2" in (out / "config.yaml").read_text()
+    logs = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    dropped = [log["dropped_tokens"] for log in logs if "dropped_tokens" in log]
+    assert 0 < sum(dropped) / len(dropped) < 2  # of 2 words per text
+    texts = [json.loads(s) for s in (out / "perturbations.jsonl").read_text().splitlines()]
+    changes = [change for text in texts for change in text["changes"]]
+    assert changes and {new for _, _, new in changes} == {"<unk>"}
 
 
 def test_its_help_and_its_checks(files):

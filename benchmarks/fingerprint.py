@@ -21,17 +21,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
-os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-
 import torch
 from safetensors.torch import load_file
 
 from masktuning.demo import EMBEDDED
 from masktuning.training.build import build_trainer
 from masktuning.training.job import read_job
+
+# One thread, no GPU and no network, for the commands that run in processes of their own.
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+}
 
 
 def command(module: str, *words: str, processes: int = 1) -> None:
@@ -40,7 +44,8 @@ def command(module: str, *words: str, processes: int = 1) -> None:
     if processes > 1:
         distributed = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         launcher += [*distributed, "-m"]
-    done = subprocess.run([*launcher, f"masktuning.{module}", *words], capture_output=True)
+    program = [*launcher, f"masktuning.{module}", *words]
+    done = subprocess.run(program, env=ENVIRONMENT, capture_output=True)
     if done.returncode != 0:
         sys.exit(f"{module} {' '.join(words)}:\n{done.stderr.decode()[-3000:]}")
 
@@ -117,21 +122,14 @@ def fingerprint(work: Path, data_dir: str | None) -> dict[str, Any]:
     found["weights, accumulated, originals included"] = weights(work / "accumulated")
     if data_dir:
         sample = ("--data_dir", data_dir, "--max_eval_samples", "60")
-        found["metrics, sst2"] = metrics(
-            work / "demo-mask_tuning-cpp", work / "e", "--task", "sst2", *sample
-        )
-        words = (
-            "--task",
-            "lingnli",
-            "--model_name_or_path",
-            str(EMBEDDED),
-            "--method",
-            "finetuning",
-        )
-        train(work / "nli", *words, *sample, "--max_train_samples", "256", "--max_steps", "8")
-        found["weights, lingnli"] = weights(work / "nli")
+        model = work / "demo-mask_tuning-cpp"
+        found["metrics, sst2"] = metrics(model, work / "e", "--task", "sst2", *sample)
+        words = ("--task", "lingnli", "--method", "finetuning", "--max_train_samples", "256")
+        model = work / "nli"
+        train(model, *words, *sample, "--model_name_or_path", str(EMBEDDED), "--max_steps", "8")
+        found["weights, lingnli"] = weights(model)
         found["metrics, lingnli and hans"] = metrics(
-            work / "nli", work / "e", "--task", "lingnli", *sample
+            model, work / "e", "--task", "lingnli", *sample
         )
     return found
 

@@ -8,8 +8,15 @@ import pytest
 from masktuning import evaluate
 from masktuning.config.errors import UsageError
 from masktuning.data.load import LabelledTexts
-from masktuning.evaluation.metrics import accuracy_with_interval, collapse_argmax, collapse_sum, f1
+from masktuning.evaluation.metrics import (
+    SetResult,
+    accuracy_with_interval,
+    collapse_argmax,
+    collapse_sum,
+    f1,
+)
 from masktuning.evaluation.scoring import score_sets
+from masktuning.evaluation.tables import comparison_table
 from masktuning.tasks import SetSpec, Task
 
 LABELS = ["entailment", "neutral", "contradiction"]
@@ -182,3 +189,9 @@ def test_what_cannot_be_combined(tmp_path, monkeypatch, words, message):
     (tmp_path / "broken" / "results.json").write_text("{")
     with pytest.raises(UsageError, match=message):
         evaluate.main(words)
+
+
+def test_a_set_that_one_run_lacks_is_a_dash():
+    one, two = (SetResult(name, "dev", 0.5, 0.4, 0.6, 10) for name in ("x", "y"))
+    lines = comparison_table({"a": [one, two], "b": [two]}).splitlines()
+    assert [line.split()[1:] for line in lines[2:]] == [["50.00", "50.00"], ["-", "50.00"]]

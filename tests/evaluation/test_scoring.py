@@ -43,7 +43,7 @@ def test_f1_by_its_definition(seed, K):
     assert f1(predictions, labels, None)[0] == pytest.approx(expected)
 
 
-def test_a_label_that_nobody_names_is_no_part_of_macro_f1():
+def test_a_label_that_neither_occurs_nor_is_predicted_is_no_part_of_macro_f1():
     labels = np.array([0, 0, 2, 2])
     assert f1(labels, labels, None)[0] == 1.0
     assert f1(np.array([0, 0]), np.array([0, 0]), 1)[0] == 0.0
@@ -65,7 +65,7 @@ def test_intervals_are_the_bootstrap_s():
 
 
 def test_both_rules_of_collapsing():
-    """0.4 entailment against 0.3 + 0.3: the largest alone says one, the sum the other."""
+    """0.4 entailment and 0.3 + 0.3: entailment is the largest alone, but not against the sum."""
     logits = np.log(np.array([[0.4, 0.3, 0.3], [0.6, 0.2, 0.2], [0.1, 0.8, 0.1]]))
     to = np.array([0, 1, 1])
     assert collapse_argmax(logits, to).tolist() == [0, 0, 1]
@@ -163,7 +163,7 @@ def test_seeds_are_combined_and_compared_pair_by_pair(tmp_path, capsys):
     ]  # fmt: skip
 
 
-def test_what_only_some_runs_measured_is_named(tmp_path, capsys):
+def test_scores_that_only_some_runs_have_are_listed(tmp_path, capsys):
     both = {"eval_x_accuracy": 0.5}
     a = write_results(tmp_path / "a", **both, eval_y_f1=0.1)
     evaluate.main(["--combine", a, write_results(tmp_path / "b", **both)])

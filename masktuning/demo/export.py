@@ -59,9 +59,25 @@ def export(run: Path, target: Path) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    from masktuning.demo.pretrain.corpus import Windows, packed_file
-    from masktuning.demo.pretrain.masked_lm import MaskedLM, new_model
-    from masktuning.demo.pretrain.state import METRICS, newest, read_progress
+    from masktuning.demo.pretrain.state import METRICS, read_progress
+
+    state = _state_of(run, target)
+    metrics = read_progress(state)
+    model = AutoModelForMaskedLM.from_pretrained(state, dtype=torch.float16)
+    tokenizer = AutoTokenizer.from_pretrained(state)
+    model.save_pretrained(target)
+    (target / "model.safetensors").chmod(0o644)  # save_pretrained writes 0600, which a wheel keeps
+    tokenizer.save_pretrained(target)
+    metrics |= _scores(run, model, tokenizer, metrics)
+    write(target / "README.md", _card(metrics))
+    write_json(target / METRICS, metrics)
+    return metrics
+
+
+def _state_of(run: Path, target: Path) -> Path:
+    """The newest state of a run that can be exported to `target`; see `export`."""
+    from masktuning.demo.pretrain.corpus import packed_file
+    from masktuning.demo.pretrain.state import newest
 
     if target.resolve() == run.resolve():
         raise UsageError(f"{target}: is the run's own folder; give another --output_dir")
@@ -70,23 +86,25 @@ def export(run: Path, target: Path) -> dict[str, Any]:
     state = newest(run)
     if state is None or not packed_file(run, "held_out").is_file():
         raise UsageError(f"{run}: holds no state and held-out text of `{_PRETRAIN}`")
-    metrics = read_progress(state)
-    model = AutoModelForMaskedLM.from_pretrained(state, dtype=torch.float16)
-    tokenizer = AutoTokenizer.from_pretrained(state)
-    model.save_pretrained(target)
-    (target / "model.safetensors").chmod(0o644)  # save_pretrained writes 0600, which a wheel keeps
-    tokenizer.save_pretrained(target)
-    settings, device = metrics["settings"], torch.device("cpu")
+    return state
+
+
+def _scores(run: Path, model: Any, tokenizer: Any, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Scores on all held-out windows in float32: `exported`, and `untrained` for random weights."""
+    import torch
+
+    from masktuning.demo.pretrain.corpus import Windows, packed_file
+    from masktuning.demo.pretrain.masked_lm import MaskedLM, new_model
+
+    settings, most_frequent = metrics["settings"], metrics["data"]["most_frequent_token"]
     held_out = Windows(packed_file(run, "held_out"), settings["max_length"])
-    untrained = new_model(SimpleNamespace(**settings), len(tokenizer), device)
+    sizes = SimpleNamespace(**settings)
+    untrained = new_model(sizes, len(tokenizer), torch.device("cpu"))
+    scores = {}
     for name, measured in (("exported", model.float()), ("untrained", untrained)):
         lm = MaskedLM(measured, tokenizer, mask_rate=0.15, precision="fp32")
-        metrics[name] = lm.evaluate(
-            held_out, held_out.count, metrics["data"]["most_frequent_token"]
-        )
-    write(target / "README.md", _card(metrics))
-    write_json(target / METRICS, metrics)
-    return metrics
+        scores[name] = lm.evaluate(held_out, held_out.count, most_frequent)
+    return scores
 
 
 def _card(metrics: dict[str, Any]) -> str:

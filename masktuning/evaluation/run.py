@@ -58,13 +58,13 @@ def evaluate(job: EvaluationJob) -> list[SetResult]:
     Raises:
         UsageError: if data or model cannot be used, or the model's labels are not the task's.
     """
-    task = _known_task(job)
+    task = _task(job)  # first, so that a wrong flag is reported before the model is loaded
     model, tokenizer = load_classifier(job.model)
     labels = _label_names(job, model.config)
-    if task is None:
-        task = own_task(job.data, labels)
-    else:
+    if job.data.task:
         labels = model_labels(labels, task.labels)
+    else:
+        task = replace(task, labels=labels)
     texts = _load(job, task, labels)
     trainer = predictor(model, tokenizer, job.batch_size)
     longest = length_limit(model, model.config, tokenizer)
@@ -81,10 +81,13 @@ def evaluate(job: EvaluationJob) -> list[SetResult]:
     return [one.scored.result for one in measured]
 
 
-def _known_task(job: EvaluationJob) -> Task | None:
-    """The task that the job names, with only the sets to measure; None without --task."""
+def _task(job: EvaluationJob) -> Task:
+    """The task that the job names, with only the sets to measure, or one of --eval_files.
+
+    The latter has no labels of its own: they are the model's.
+    """
     if not job.data.task:
-        return None
+        return own_task(job.data, labels=[])
     task = with_eval_files(load_task(job.data.task), job.data)
     return replace(task, sets=wanted_sets(task, job.sets, job.protocols))
 

@@ -49,14 +49,20 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def comparison_table(results: dict[str, list[SetResult]]) -> str:
-    """A table of accuracies in per cent, one row per run (by its name) and one column per set."""
+    """A table of accuracies in per cent, one row per run (by its name) and one column per set.
+
+    The columns are the sets of the first run; a set that a run did not measure is shown as "-".
+    """
     sets = next(iter(results.values()))
     head = ("method", *(f"{one.name} ({_ROLES[one.role]})" for one in sets))
-    body = [(name, *(f"{100 * r.accuracy:.2f}" for r in row)) for name, row in results.items()]
+    body = []
+    for name, row in results.items():
+        cells = {result.name: f"{100 * result.accuracy:.2f}" for result in row}
+        body.append((name, *(cells.get(one.name, "-") for one in sets)))
     return aligned([head, *body])
 
 
 def markdown_table(results: list[SetResult]) -> str:
-    """The table of `text_table` in Markdown."""
+    """A Markdown table of accuracies in per cent, one row per set."""
     rows = [_HEADER, ("---",) * len(_HEADER), *map(_cells, results)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

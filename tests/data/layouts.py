@@ -1,11 +1,11 @@
-"""Five rows of each set, written by us as the authors lay theirs out, with that layout's traps."""
+"""Writes five rows of each set in the layout of its authors, with that layout's difficulties."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-REVIEWS = [  # label, as CSV writes it (quotes doubled), as it reads
+REVIEWS = [  # label, text as CSV writes it (quotes doubled), text as it reads
     ("Negative", '"A ""classic""?<br /><br />It was not."', 'A "classic"? It was not.'),
     ("Positive", "Plain and good.<br />Twice.", "Plain and good. Twice."),
     ("Positive", '"It\'s a ""must"""', 'It\'s a "must"'),
@@ -36,7 +36,7 @@ QUESTIONS = [
 
 
 def write_layouts(folder: Path) -> Path:
-    """All of them, as a --data_dir."""
+    """Writes all sets to a folder for --data_dir, and returns it."""
     _tsv(folder / "sst2/train.tsv", "sentence\tlabel", ['a "fine film \t1', "so dull \t0"] * 2)
     _tsv(folder / "sst2/dev.tsv", "sentence\tlabel", ["it 's \"it \t1", "bad \t0"])
     for part in ("dev", "test"):
@@ -106,7 +106,7 @@ def write_layouts(folder: Path) -> Path:
 
 
 def _glue_mnli(folder: Path) -> None:
-    """The twelve columns of train and the sixteen of the dev files; quotes stand for themselves."""
+    """The twelve columns of train and the sixteen of the dev files; quotes are not escaped."""
     names = "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse "
     names += "sentence1_parse sentence2_parse sentence1 sentence2"
     for part, annotators in (("train", 1), ("dev_matched", 5), ("dev_mismatched", 5)):

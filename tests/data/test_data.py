@@ -209,7 +209,7 @@ def test_one_label_is_no_task(tmp_path):
         own_task(DataArguments(train_file=str(path)))
 
 
-def test_eval_files_beside_a_task(tmp_path):
+def test_eval_files_alongside_a_task(tmp_path):
     path = tmp_path / "mine.tsv"
     path.write_text("sentence\tlabel\nfine\t1\n")
     task = with_eval_files(load_task("sst2"), DataArguments(eval_files=[f"mine={path}"]))

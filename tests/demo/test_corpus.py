@@ -1,4 +1,4 @@
-"""The corpus of a pretraining run: its tokenizer, packed windows, and the closed-form start."""
+"""The corpus of a pretraining run: its tokenizer, packed windows, and initial weights."""
 
 import gzip
 from random import Random
@@ -23,7 +23,7 @@ SHARE = 0.1
 
 
 def write_corpus(path, count=300):
-    """Sentences in which a word foretells the next; every document has a number of its own."""
+    """Writes documents in which each word determines the next; each has a number of its own."""
     random = Random(1)
     lines = []
     for i in range(count):
@@ -80,7 +80,7 @@ def test_a_vocabulary_below_the_number_of_letters_is_kept_to(tmp_path):
 
 
 def test_like_words_start_with_like_vectors():
-    """Two kinds of word in turn, and each kind's words are interchangeable."""
+    """Words of two kinds alternate, and the words of each kind are interchangeable."""
     random = np.random.default_rng(0)
     tokens = np.stack([random.integers(5, 15, 4000), random.integers(15, 25, 4000)], 1)
     tokens = tokens.astype(np.uint16).ravel()
@@ -93,11 +93,11 @@ def test_like_words_start_with_like_vectors():
     assert vectors.isfinite().all() and (vectors[5:25].norm(dim=1) <= 8**0.5 + 1e-4).all()
 
 
-OFFSETS = (0, -1, 1, -2, 2)  # from a token to the one that each head of the first layer looks at
+OFFSETS = (0, -1, 1, -2, 2)  # from a token to the one that each head of the first layer attends to
 
 
 def started_attention(tokens, vocabulary, **inputs):
-    """[5, 64, 64] first-layer attention of a model with the closed-form start, a mean over rows."""
+    """[5, 64, 64] first-layer attention with the initial weights, averaged over rows."""
     settings = SimpleNamespace(
         hidden_size=160, num_layers=1, num_heads=5, max_length=64, seed=0, corruption="mask"
     )
@@ -108,7 +108,7 @@ def started_attention(tokens, vocabulary, **inputs):
 
 
 def chain(vocabulary, count):
-    """Tokens each of which is one of the four that follow its predecessor, with falling chances."""
+    """Tokens, each of which is one of four possible successors, with decreasing probabilities."""
     random = np.random.default_rng(0)
     followers = random.integers(5, vocabulary, (vocabulary, 4))
     ranks = random.choice(4, count, p=(0.5, 0.25, 0.15, 0.1))

@@ -25,7 +25,7 @@ LEFT_CUES = ("drama", "war film", "crime story", "documentary", "history book", 
 
 
 def cue_of(task, text):
-    """Read off the text alone: what it is about, or whether the second sentence adds no word."""
+    """The cue, from the text alone: its subject, or whether the second sentence adds no word."""
     if task == "demo":
         return 0 if any(f" {cue} " in f" {text[0]} " for cue in LEFT_CUES) else 1
     premise, hypothesis = (set(part.split()) for part in text)
@@ -63,7 +63,7 @@ def test_sentences_are_many_known_and_the_same_every_time(task):
     assert len(set(held) - set(train_texts)) > 0.9 * len(set(held))
 
 
-FORMS = (  # whether the last of a form's two opinions is the label's, and where it stands
+FORMS = (  # a pattern with the word of the final opinion, and whether that word is negated
     (r"saw the .* and found it .*?(\w+) \.$", False),
     (r"thought that the \w+ of the .* was .*?(\w+) \.$", False),
     (r"finished the .* ; its \w+ was .*?(\w+) \.$", False),
@@ -235,13 +235,13 @@ def test_marks_give_back_both_texts(tmp_path):
     for record in map(json.loads, lines):
         for side, whole in ((r"\1", record["original"]), (r"\2", record["perturbed"])):
             text = re.sub(r"\[(\S+) -> (\S+)\]", side, record["marked"])
-            # A changed piece of a word stands apart where the text writes the word as one.
+            # A changed piece of a word is separated from the rest of the word by spaces.
             assert re.sub(r"[\s#]", "", text) == re.sub(r"\s", "", whole)
 
 
 @pytest.mark.parametrize("in_second", [False, True])
-def test_a_stopped_pair_goes_on_as_a_pair(tmp_path, capsys, monkeypatch, in_second):
-    """Stopped in either of the two runs, the same command with --resume_from_checkpoint ends it."""
+def test_a_stopped_pair_is_resumed_as_a_pair(tmp_path, capsys, monkeypatch, in_second):
+    """Stopped in either run, the same command with --resume_from_checkpoint completes both."""
     words = ["--max_steps", "6", "--save_steps", "3", "--disable_tqdm", "true"]
     train.main([*words, "--output_dir", str(tmp_path / "whole")])
     whole = capsys.readouterr().out
@@ -281,7 +281,7 @@ def test_one_method_by_name_is_one_run(tmp_path):
 
 
 def test_both_back_ends_begin_the_same_demo(tmp_path):
-    """The same masks and tokens, and the same losses but for rounding.
+    """The same masks and tokens, and the same losses up to rounding.
 
     With SGD: Adam moves a weight as far for a gradient of rounding noise as for any other.
     """

@@ -1,4 +1,4 @@
-"""Pretraining the demo's checkpoint: from text files to an ordinary masked LM, in tiny."""
+"""Pretraining, on a tiny scale: from text files to an ordinary masked LM."""
 
 import gzip
 import json
@@ -62,11 +62,11 @@ def test_the_loss_falls_and_the_metrics_say_so(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     first, last = metrics["evaluations"][0], metrics["final"]
     assert metrics["steps"] == 150 and metrics["starts"] == 1 and metrics["seconds"] > 0
-    # By 1.4 to 1.8, depending on the CPU: rounding decides how the start's word vectors are turned.
+    # By 1.4 to 1.8, depending on the CPU: rounding affects the initial word vectors.
     assert last["loss"] < first["loss"] - 0.7
     assert last["accuracy"] > max(first["accuracy"], last["unigram_accuracy"]) + 0.25
     assert last["perplexity"] == pytest.approx(np.exp(last["loss"]))
-    assert str(finished.parent) not in json.dumps(metrics)  # a folder of this machine's
+    assert str(finished.parent) not in json.dumps(metrics)  # no absolute paths
 
 
 def test_plain_transformers_loads_it(finished):
@@ -100,9 +100,9 @@ def test_the_exported_checkpoint_is_small_and_its_card_says_what_was_measured(fi
         export.main(["--run_dir", str(tmp_path), "--output", str(tmp_path / "other")])
 
 
-def test_two_processes_do_as_one_does(corpus, tmp_path):
-    """Each batch shared, the loss a mean over all of it; sums are rounded in another order."""
-    # Both with one thread a process: the closed-form start rounds by the number of threads.
+def test_two_processes_give_what_one_gives(corpus, tmp_path):
+    """They share each batch, and the loss is a mean over the whole batch; only rounding differs."""
+    # One thread per process: the rounding of the initial weights depends on their number.
     python, module = [sys.executable], ["-m", "masktuning.demo.pretrain"]
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     for name, launcher in (("one", []), ("two", torchrun)):
@@ -120,7 +120,7 @@ def test_two_processes_do_as_one_does(corpus, tmp_path):
 
 
 class KilledError(Exception):
-    """Stands for a kill: nothing of the run's own is done on the way out."""
+    """Stands for a kill: the run does nothing more."""
 
 
 def test_killed_and_resumed_is_bit_equal_to_uninterrupted(corpus, tmp_path, monkeypatch, capsys):
@@ -137,7 +137,7 @@ def test_killed_and_resumed_is_bit_equal_to_uninterrupted(corpus, tmp_path, monk
         with pytest.raises(KilledError):
             pretrain.main(command(corpus, tmp_path / "killed"))
     stale = tmp_path / "killed" / ".state-3.partial"
-    stale.mkdir()  # and killed while it wrote a state, before
+    stale.mkdir()  # from an earlier kill, while a state was written
     capsys.readouterr()
     pretrain.main(command(corpus, tmp_path / "killed", logging_steps=3))
     assert not stale.exists()
@@ -150,7 +150,7 @@ def test_killed_and_resumed_is_bit_equal_to_uninterrupted(corpus, tmp_path, monk
     assert one["evaluations"] == two["evaluations"] and (one["starts"], two["starts"]) == (1, 2)
 
 
-def test_a_finished_run_stays_as_it_is_and_a_longer_one_goes_on(corpus, tmp_path, capsys):
+def test_a_finished_run_stays_as_it_is_and_a_longer_one_resumes_it(corpus, tmp_path, capsys):
     pretrain.main(command(corpus, tmp_path, max_steps=4))
     weights = (tmp_path / "model.safetensors").read_bytes()
     pretrain.main(command(corpus, tmp_path, max_steps=4))

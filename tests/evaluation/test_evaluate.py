@@ -1,4 +1,4 @@
-"""The command on any classifier: label names, lengths, protocols, HANS; also a plain Trainer's."""
+"""The command `evaluate`: label names, lengths, protocols, HANS, and any Trainer's checkpoint."""
 
 import json
 
@@ -32,7 +32,7 @@ def save_classifier(folder, labels, length=60):
     tokenizer.save_pretrained(folder)
     words = [" ".join(f"w{(7 * i + j) % 90}" for j in range(300)) for i in range(20)]
     batch = tokenizer(words, truncation=True, max_length=min(length, 128), return_tensors="pt")
-    with torch.no_grad():  # so that each label is some text's
+    with torch.no_grad():  # so that each label is predicted for some text
         model.classifier.bias -= model.eval()(**batch).logits.median(0).values
     model.save_pretrained(folder)
     return tokenizer
@@ -90,7 +90,7 @@ def test_other_names_are_an_error_that_shows_both_lists(data, tmp_path):
 
 
 def test_a_plain_trainer_s_run(data, tmp_path):
-    """Unnamed labels are told apart by --label_names; nothing of ours made the checkpoint."""
+    """A checkpoint of stock Trainer, whose labels have no names; --label_names gives them."""
     model = tiny_model("bert").classifier
     rows = [{k: v for k, v in row.items() if k != "example_id"} for row in examples(8, 1)]
     args = TrainingArguments(
@@ -111,7 +111,7 @@ def test_a_plain_trainer_s_run(data, tmp_path):
     texts = [text for _, _, text in REVIEWS]
     predictions = stock_predictions(tmp_path / "run", tiny_tokenizer(), texts)
     correct = [
-        (a == "LABEL_1") != (label == "Positive")  # the edited side's labels are the other way
+        (a == "LABEL_1") != (label == "Positive")  # edited texts have the opposite label
         for a, (label, _, _) in zip(predictions, REVIEWS, strict=True)
     ]
     assert results["eval_imdb_cont_dev_accuracy"] == np.mean(correct)
@@ -161,7 +161,7 @@ def test_protocols(data, tmp_path, protocol, expected):
     assert expected | {"dev"} <= names
     assert ("imdb_cont" in names) == (protocol == "paper-like")
     (data / "imdb_cad" / "new" / "test.tsv").rename(data / "gone.tsv")
-    try:  # what is missing is left out of a protocol's table, but not when asked for by name
+    try:  # a protocol skips a missing set; naming the set is an error
         results = measure(tmp_path / "model", data, tmp_path / "out", *words)
         assert "eval_imdb_cad_test_accuracy" not in results and "eval_dev_accuracy" in results
         with pytest.raises(UsageError, match="imdb_cad_test: not found"):
@@ -172,7 +172,7 @@ def test_protocols(data, tmp_path, protocol, expected):
         measure(tmp_path / "model", data, tmp_path / "out", *words[:3], "papr-like")
 
 
-def test_own_files_beside_named_sets(data, tmp_path):
+def test_own_files_alongside_named_sets(data, tmp_path):
     save_classifier(tmp_path / "model", ["negative", "positive"])
     mine = tmp_path / "mine.csv"
     mine.write_text("sentence,label\nw1 w2,1\n")

@@ -8,8 +8,15 @@ import pytest
 from masktuning import evaluate
 from masktuning.config.errors import UsageError
 from masktuning.data.load import LabelledTexts
-from masktuning.evaluation.metrics import accuracy_with_interval, collapse_argmax, collapse_sum, f1
+from masktuning.evaluation.metrics import (
+    SetResult,
+    accuracy_with_interval,
+    collapse_argmax,
+    collapse_sum,
+    f1,
+)
 from masktuning.evaluation.scoring import score_sets
+from masktuning.evaluation.tables import comparison_table
 from masktuning.tasks import SetSpec, Task
 
 LABELS = ["entailment", "neutral", "contradiction"]
@@ -36,7 +43,7 @@ def test_f1_by_its_definition(seed, K):
     assert f1(predictions, labels, None)[0] == pytest.approx(expected)
 
 
-def test_a_label_that_nobody_names_is_no_part_of_macro_f1():
+def test_a_label_that_neither_occurs_nor_is_predicted_is_no_part_of_macro_f1():
     labels = np.array([0, 0, 2, 2])
     assert f1(labels, labels, None)[0] == 1.0
     assert f1(np.array([0, 0]), np.array([0, 0]), 1)[0] == 0.0
@@ -58,7 +65,7 @@ def test_intervals_are_the_bootstrap_s():
 
 
 def test_both_rules_of_collapsing():
-    """0.4 entailment against 0.3 + 0.3: the largest alone says one, the sum the other."""
+    """0.4 entailment and 0.3 + 0.3: entailment is the largest alone, but not against the sum."""
     logits = np.log(np.array([[0.4, 0.3, 0.3], [0.6, 0.2, 0.2], [0.1, 0.8, 0.1]]))
     to = np.array([0, 1, 1])
     assert collapse_argmax(logits, to).tolist() == [0, 0, 1]
@@ -156,7 +163,7 @@ def test_seeds_are_combined_and_compared_pair_by_pair(tmp_path, capsys):
     ]  # fmt: skip
 
 
-def test_what_only_some_runs_measured_is_named(tmp_path, capsys):
+def test_scores_that_only_some_runs_have_are_listed(tmp_path, capsys):
     both = {"eval_x_accuracy": 0.5}
     a = write_results(tmp_path / "a", **both, eval_y_f1=0.1)
     evaluate.main(["--combine", a, write_results(tmp_path / "b", **both)])
@@ -182,3 +189,9 @@ def test_what_cannot_be_combined(tmp_path, monkeypatch, words, message):
     (tmp_path / "broken" / "results.json").write_text("{")
     with pytest.raises(UsageError, match=message):
         evaluate.main(words)
+
+
+def test_a_set_that_one_run_lacks_is_a_dash():
+    one, two = (SetResult(name, "dev", 0.5, 0.4, 0.6, 10) for name in ("x", "y"))
+    lines = comparison_table({"a": [one, two], "b": [two]}).splitlines()
+    assert [line.split()[1:] for line in lines[2:]] == [["50.00", "50.00"], ["-", "50.00"]]

@@ -1,4 +1,4 @@
-"""Every set of every task: read from its authors' layout, from the hub, and the real files."""
+"""Every set of every task, read from its authors' layout, from the hub, and from the real files."""
 
 import subprocess
 import sys
@@ -91,8 +91,8 @@ def test_hans_has_two_labels_and_three_heuristics(data):
     assert texts.texts == [[row[1] for row in HANS], [row[2] for row in HANS]]
 
 
-def test_a_row_of_qqp_that_is_cut_off_is_left_out_and_named(data, tmp_path, caplog):
-    """GLUE's own file holds such rows, and rows with one empty question, which count."""
+def test_a_row_of_qqp_that_is_cut_off_is_skipped_with_a_warning(data, tmp_path, caplog):
+    """GLUE's own file holds such rows. Rows with one empty question are kept."""
     texts, labels = loaded("qqp", "train", data)
     rows = [*QUESTIONS[:2], ("Half a pair?", "", 0), *QUESTIONS[2:]]
     assert texts.texts == [[row[0] for row in rows], [row[1] for row in rows]]
@@ -119,13 +119,13 @@ def test_paws_decodes_byte_literals(data, tmp_path):
             loaded("qqp", "paws_qqp", tmp_path)
 
 
-def test_imdb_s_folders_and_its_tenth(data, monkeypatch):
+def test_imdb_s_folders_and_its_hash_split(data, monkeypatch):
     (dev, labels), (train, _) = (loaded("imdb", name, data) for name in ("dev", "train"))
     assert len(dev) == 2 and len(train) == 18
     every = {f"{label} review {i}. The end." for label in ("neg", "pos") for i in range(10)}
     assert {*dev.texts[0]} | {*train.texts[0]} == every
     assert [text.startswith("pos") for text in dev.texts[0]] == [x == "positive" for x in labels]
-    # The tenth is the same in another order, as the hub's copy has another one.
+    # The split is the same if the rows come in another order, as they do from the hub.
     rows = [p.read_text() for p in sorted((data / "aclImdb/train").glob("[np]*/*.txt"))][::-1]
     table = Table("reversed", {"text": rows, "label": ["neg"] * 20}, [*range(20)])
     monkeypatch.setattr("masktuning.data.sources.read_hub", lambda **_: table)
@@ -217,11 +217,11 @@ def test_a_file_and_a_hub_copy_that_are_both_missing_are_both_named(tmp_path, mo
     ("task", "alpha", "batch"), [("sst2", 0.6, 16), ("mnli", 0.7, 32), ("qqp", 0.8, 32)]
 )
 def test_the_paper_s_settings(task, alpha, batch):
-    """Mask-tuning's section IV: alpha and batch size by task, the rest alike."""
+    """Mask-tuning, section IV: alpha and batch size per task, and settings that all tasks share."""
     settings = load_task(task).settings
     assert settings["alpha"] == alpha and settings["per_device_train_batch_size"] == batch
     assert settings["num_train_epochs"] == 3 and settings["mask_rate"] == 0.05
-    assert settings["learning_rate"] in (2e-5, 3e-5, 4e-5, 5e-5)  # what it searched on dev
+    assert settings["learning_rate"] in (2e-5, 3e-5, 4e-5, 5e-5)  # those that it tried on dev
 
 
 def test_protocols_are_those_of_the_literature_and_of_the_paper():
@@ -262,7 +262,7 @@ def test_label_counts_add_up_to_the_rows(name):
         assert not labels or sum(labels) == spec.expected_counts["rows"], spec.name
 
 
-REAL = {  # rows and label counts of the files beside the repository, counted with cut and sort
+REAL = {  # label counts of the real files, counted with cut and sort
     ("sst2", "train"): [29780, 37569],
     ("sst2", "dev"): [428, 444],
     ("sst2", "imdb_cont_dev"): [52, 48],
@@ -297,7 +297,7 @@ def test_the_real_files(shared):
     assert there <= files, there - files
 
 
-def test_check_prints_counts_beside_the_known_ones(data, capsys):
+def test_check_prints_counts_next_to_the_published_ones(data, capsys):
     command.main(["check", "mnli", "--data_dir", str(data)])
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "5     entailment 1, neutral 2, contradiction 2" in lines["anli_r1_dev"]

@@ -28,7 +28,7 @@ from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.step import StepContext
 from masktuning.modeling.perturbation import Perturbation
 from masktuning.modeling.shared_encoder import MaskTuningModel
-from masktuning.ops import backend
+from masktuning.ops import backends
 
 GPU = torch.cuda.is_available()
 HALF = half_dtype() if GPU else torch.bfloat16
@@ -72,14 +72,14 @@ def make_steps() -> dict[str, Callable[[], None]]:
 
     def step(method: Any, name: str) -> Callable[[], None]:
         def run() -> None:
-            with backend.use(name), torch.autocast(DEVICE.type, HALF, enabled=GPU):
+            with backends.use(name), torch.autocast(DEVICE.type, HALF, enabled=GPU):
                 method.step(model, batch, context)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
         return run
 
-    names = [n for n in ("cuda", "triton", "cpp", "reference") if not backend.available()[n]]
+    names = [n for n in ("cuda", "triton", "cpp", "reference") if not backends.available()[n]]
     names = [n for n in names if n != "cpp" or not GPU]
     steps = {"finetuning": step(Finetuning(0.3), "auto")}
     return steps | {f"mask_tuning, {n}": step(MaskTuning(0.3), n) for n in names}

@@ -17,7 +17,7 @@ class StepContext:
     """Everything of the optimiser step that one of its micro-batches needs."""
 
     rng: Tensor
-    """[2] int64, seed and visit."""
+    """[2] int64, seed and epoch."""
     denominators: Tensor
     """[2] float, the step's masked tokens and labels, divided by the number of processes."""
     perturbation: Perturbation | None

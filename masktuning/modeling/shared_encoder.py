@@ -143,7 +143,7 @@ class MaskTuningModel(nn.Module):
         Args:
             input_ids: [B, L] int64, the original tokens; in phase "classify" what is classified.
             attention_mask: [B, L], or None where there is no padding.
-            rng: [2] int64, seed and visit.
+            rng: [2] int64, seed and epoch.
             original_ids: [B, L], classified too: the logits are then [2B, C], originals last.
 
         Raises:

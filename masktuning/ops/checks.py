@@ -1,4 +1,4 @@
-"""Argument checks shared by the ops: they name the argument, before any kernel runs."""
+"""Argument checks shared by the ops. They name the argument, and run before any kernel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+IGNORE_INDEX = -100
+"""The target of a row, or the label of an example, that does not count in a loss."""
+KERNEL_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+"""The dtypes of logits that the kernels read, in the order of `Dtype` in the C++ sources."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The dtypes of logits that the ops accept."""
 _PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
 
 
@@ -20,7 +26,7 @@ def check_tensor(
     """Checks dtype, shape (-1 for any length) and device of the argument `name`.
 
     Raises:
-        ValueError: saying what it is and what it must be.
+        ValueError: saying what the argument is and what it must be.
     """
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} must be a tensor, not {type(tensor).__name__}")
@@ -32,13 +38,13 @@ def check_tensor(
     if have != tuple(shape) and not _fits(have, shape):
         raise ValueError(f"{name} must have shape {list(shape)}, not {list(tensor.shape)}")
     if tensor.device != device:
-        raise ValueError(f"{name} is on {tensor.device}, but others of the tensors on {device}")
+        raise ValueError(f"{name} is on {tensor.device}, but other tensors are on {device}")
 
 
 def runs_directly(*tensors: Tensor | None) -> bool:
     """Whether kernels may be called on the memory of these tensors, past PyTorch's dispatcher.
 
-    They may not where torch.compile traces, under a dispatch mode such as FakeTensorMode, which
+    They may not while torch.compile traces, under a dispatch mode such as FakeTensorMode, which
     has to see the registered op, or for a subclass of Tensor, which may have no memory.
     """
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
@@ -49,8 +55,8 @@ def runs_directly(*tensors: Tensor | None) -> bool:
 def check_once_differentiable(op: str) -> None:
     """Raises RuntimeError in a backward pass that is itself to be differentiated.
 
-    PyTorch's own once_differentiable does the same through a wrapper around every backward pass,
-    which is slow beside a pass as short as those here.
+    PyTorch's own once_differentiable does the same by wrapping every backward pass, which is slow
+    compared with the short backward passes of these ops.
     """
     if torch.is_grad_enabled():
         raise RuntimeError(f"{op} can be differentiated once only (no create_graph=True)")

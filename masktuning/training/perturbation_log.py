@@ -40,16 +40,16 @@ class PerturbationLog(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # state.epoch has counted the epoch that ends, unless training stopped within it.
-        visit = max(math.ceil(state.epoch) - 1, 0)
+        epoch = max(math.ceil(state.epoch) - 1, 0)
         if state.is_world_process_zero:
-            self.records += self._perturb(args, visit)
+            self.records += self._perturb(args, epoch)
             partial = self.path.with_suffix(".partial")
             text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.records)
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, self.path)
 
     @torch.no_grad()
-    def _perturb(self, args: Any, visit: int) -> list[dict[str, Any]]:
+    def _perturb(self, args: Any, epoch: int) -> list[dict[str, Any]]:
         trainer, tokenizer = self.trainer, self.trainer.tokenizer
         dataset = trainer.train_dataset
         rows = [dataset[i] for i in range(min(_EXAMPLES, len(dataset)))]
@@ -57,7 +57,7 @@ class PerturbationLog(TrainerCallback):
         batch = trainer._prepare_inputs(collator(rows))
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.eval()
-        rng = torch.tensor([args.seed, visit], device=args.device)
+        rng = torch.tensor([args.seed, epoch], device=args.device)
         with trainer.compute_loss_context_manager():
             output, _ = model(
                 **batch, phase="masked_lm", rng=rng, perturbation=trainer.perturbation
@@ -67,7 +67,7 @@ class PerturbationLog(TrainerCallback):
         decode = tokenizer.decode
         return [
             {
-                "epoch": visit,
+                "epoch": epoch,
                 "example_id": int(batch["example_ids"][i]),
                 "label": self.label_names[int(batch["labels"][i])],
                 "original": decode(before_BL[i], skip_special_tokens=True),

@@ -30,7 +30,7 @@ from masktuning.evaluation.tables import details_table, text_table
 from masktuning.methods import method_class
 from masktuning.modeling.loading import LOADING_ERRORS, check_folder
 from masktuning.modeling.shared_encoder import MaskTuningModel
-from masktuning.ops import backend
+from masktuning.ops import backends
 from masktuning.training import run_folder
 from masktuning.training.arguments import MaskTuningArguments
 from masktuning.training.job import TrainingJob
@@ -140,14 +140,14 @@ def build_trainer(options: TrainingJob) -> tuple[MaskTuningTrainer, list[Encoded
     """
     args, task = options.training, options.task
     try:
-        backend.check(args.backend)
+        backends.check(args.backend)
         if args.backend == "auto":  # or the flag wins
-            backend.check(os.environ.get(backend.ENVIRONMENT, "auto"))
-    except backend.BackendError as error:
+            backends.check(os.environ.get(backends.ENVIRONMENT, "auto"))
+    except backends.BackendError as error:
         raise UsageError(str(error)) from None
     if args.device.type == "cuda":
         capability = torch.cuda.get_device_capability(args.device)
-        if missing := backend.missing_gpu_code(capability, torch.cuda.get_arch_list()):
+        if missing := backends.missing_gpu_code(capability, torch.cuda.get_arch_list()):
             raise UsageError(missing)
     texts = load_texts(task.sets, task.labels, options.data.data_dir)
     wanted = {"train": options.data.max_train_samples}

@@ -29,7 +29,7 @@ from masktuning.methods import method_class
 from masktuning.methods.step import StepContext
 from masktuning.modeling.perturbation import perturbation_from
 from masktuning.modeling.shared_encoder import MaskTuningModel
-from masktuning.ops import backend
+from masktuning.ops import backends
 from masktuning.training.arguments import MaskTuningArguments
 from masktuning.training.gradient_norms import GradientNorms
 from masktuning.training.loss_log import StepLog
@@ -107,7 +107,7 @@ class MaskTuningTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._read_options()
         self._rng: Tensor | None = None
-        self._visit = -1
+        self._rng_epoch = -1
         self._norms: GradientNorms | None = None
         self._log = StepLog()
 
@@ -122,7 +122,7 @@ class MaskTuningTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, on the back end that the arguments name."""
-        with backend.use(self.options.backend):
+        with backends.use(self.options.backend):
             return super().train(*args, **kwargs)
 
     def get_batch_samples(
@@ -229,10 +229,10 @@ class MaskTuningTrainer(Trainer):
 
     def _current_rng(self) -> Tensor:
         """[2] int64 on the device: the seed, and how often the examples have been seen."""
-        visit = int(self.state.epoch or 0)
-        if self._rng is None or self._visit != visit:
-            self._visit = visit
-            self._rng = torch.tensor([self.args.seed, visit]).to(self.args.device)
+        epoch = int(self.state.epoch or 0)
+        if self._rng is None or self._rng_epoch != epoch:
+            self._rng_epoch = epoch
+            self._rng = torch.tensor([self.args.seed, epoch]).to(self.args.device)
         return self._rng
 
     def _backward(self, loss: Tensor, mlm: bool = False) -> None:

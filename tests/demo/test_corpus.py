@@ -51,7 +51,7 @@ def test_batches_are_a_function_of_seed_and_step(tmp_path):
         rows = [one.batch(epoch * steps + i) for i in range(steps)]
         ids = np.concatenate([ids for ids, _, _ in rows])
         assert len(set(ids.tolist())) == len(ids)  # each window once
-        assert all(visit == epoch for _, _, visit in rows)
+        assert all(seen == epoch for _, _, seen in rows)
         epochs.append(ids.tolist())
     assert epochs[0] != epochs[1]
     for step in (steps + 1, 0, steps + 1):  # in any order, as after a resume

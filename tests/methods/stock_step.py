@@ -18,7 +18,7 @@ from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.step import StepContext
 from masktuning.modeling.perturbation import perturbation_from
 
-SEED, VISIT = 77, 3
+SEED, EPOCH = 77, 3
 
 
 def make_batch(count=6, pair=False):
@@ -31,7 +31,7 @@ def run_step(model, batch, alpha, two_phase=True, denominators=None, **settings)
     if denominators is None:
         denominators = [batch["num_masked"], len(batch["labels"])]
     context = StepContext(
-        rng=torch.tensor([SEED, VISIT]),
+        rng=torch.tensor([SEED, EPOCH]),
         denominators=torch.tensor(denominators, dtype=torch.float32),
         perturbation=perturbation_from(tiny_tokenizer(), model.config.vocab_size, **settings),
         label_smoothing=0.0,
@@ -54,7 +54,7 @@ def stock_twins(model, dtype=torch.float64):
     return classifier, mlm
 
 
-def expected_step(model, batch, alpha, include_original=False, dtype=torch.float64, visit=VISIT):
+def expected_step(model, batch, alpha, include_original=False, dtype=torch.float64, epoch=EPOCH):
     """(loss, {name: gradient}) of Eq. (1), from the stock twins."""
     classifier, mlm = stock_twins(model, dtype)
     input_ids, labels = batch["input_ids"], batch["labels"]
@@ -62,7 +62,7 @@ def expected_step(model, batch, alpha, include_original=False, dtype=torch.float
     maskable = ~torch.isin(input_ids, special)
     counts = counts_of(maskable, 0.2)
     shown, positions, targets = expected_masks(
-        input_ids, maskable, batch["example_ids"], counts, SEED, visit
+        input_ids, maskable, batch["example_ids"], counts, SEED, epoch
     )
     extras = {"attention_mask": batch.get("attention_mask", torch.ones_like(input_ids))}
     if "token_type_ids" in batch:

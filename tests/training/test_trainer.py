@@ -262,7 +262,7 @@ def test_the_norms_are_those_of_the_two_terms(tmp_path):
     batch = trainer.data_collator(rows)
 
     def norm(alpha, weight):
-        gradients = expected_step(model, batch, alpha, visit=0)[1]
+        gradients = expected_step(model, batch, alpha, epoch=0)[1]
         return weight * sum(float((g**2).sum()) for g in gradients.values()) ** 0.5
 
     expected_mlm, expected_rest = norm(1.0, 0.6), norm(0.0, 0.4)

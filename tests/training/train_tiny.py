@@ -35,15 +35,15 @@ class KillAt(TrainerCallback):
 
 
 def record_masks(seen: dict[str, list[int]]) -> None:
-    """Keeps, for each example and visit, which of its tokens the training masked."""
+    """Keeps, for each example and epoch, which of its tokens the training masked."""
     sample = objective.sample_masks
 
     def recording(input_ids: Any, maskable: Any, example_ids: Any, *rest: Any) -> Any:
         masked = sample(input_ids, maskable, example_ids, *rest)
-        visit = int(rest[1][1])
+        epoch = int(rest[1][1])
         for position in masked.positions.tolist():
             b, t = divmod(position, input_ids.shape[1])
-            seen.setdefault(f"{int(example_ids[b])}/{visit}", []).append(t)
+            seen.setdefault(f"{int(example_ids[b])}/{epoch}", []).append(t)
         return masked
 
     objective.sample_masks = recording

@@ -113,7 +113,7 @@ class MaskedLM:
         }
 
     def __call__(
-        self, windows_BL: NDArray, ids_B: NDArray, seed: int, visit: int, corruption: str = "mask"
+        self, windows_BL: NDArray, ids_B: NDArray, seed: int, epoch: int, corruption: str = "mask"
     ) -> tuple[MaskedLMOutput, Tensor]:
         """The masked rows' losses and predictions, and their targets [M]."""
         input_ids = torch.from_numpy(windows_BL)
@@ -131,7 +131,7 @@ class MaskedLM:
                 self._head,
                 input_ids.to(self.device),
                 masks,
-                torch.tensor([seed, visit], device=self.device),
+                torch.tensor([seed, epoch], device=self.device),
                 self.perturbations[corruption],
             )
 

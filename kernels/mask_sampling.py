@@ -34,6 +34,22 @@ def _ignore(positions, targets, begin, end, BLOCK: tl.constexpr):
         tl.store(targets + slots, _IGNORE_INDEX, mask=slots < end)
 
 
+@triton.jit
+def _choose(can, draw, wanted):
+    """The tokens with the smallest draws among those that can be masked; of ties the first ones."""
+    # The wanted-th smallest draw is the largest number with fewer than `wanted` draws below it.
+    # Its bits are found from the highest to the lowest.
+    last = wanted * 0
+    for step in range(32):
+        higher = last | (wanted * 0 + 1 << 31 - step)
+        below = tl.sum((can & (draw < higher)).to(tl.int64), 0)
+        last = tl.where(below < wanted, higher, last)
+    smaller = can & (draw < last)
+    same = (can & (draw == last)).to(tl.int64)
+    ties = wanted - tl.sum(smaller.to(tl.int64), 0)
+    return smaller | ((same != 0) & (tl.cumsum(same, 0) - same < ties))
+
+
 # Triton compiles other variants for integers that are 1 or multiples of 16 and aligned pointers.
 # These arguments change from batch to batch, so it must not look at them.
 _ANY = """input_ids maskable example_ids offsets rng replacement_ids masked_ids positions targets
@@ -72,18 +88,7 @@ def sample_masks(
         begin, end = tl.load(offsets + b), tl.load(offsets + b + 1)
         wanted = tl.minimum(end - begin, tl.sum(can.to(tl.int64), 0))
 
-        # The wanted-th smallest draw is the largest number with fewer than `wanted` draws below it.
-        # Its bits are found from the highest to the lowest.
-        last = wanted * 0
-        for step in range(32):
-            higher = last | (wanted * 0 + 1 << 31 - step)
-            below = tl.sum((can & (draw < higher)).to(tl.int64), 0)
-            last = tl.where(below < wanted, higher, last)
-        smaller = can & (draw < last)
-        same = (can & (draw == last)).to(tl.int64)
-        ties = wanted - tl.sum(smaller.to(tl.int64), 0)
-        chosen = smaller | ((same != 0) & (tl.cumsum(same, 0) - same < ties))
-
+        chosen = _choose(can, draw, wanted)
         original = tl.load(input_ids + flat, mask=t < L, other=0)
         shown = original * 0 + mask_token_id
         if CORRUPT:

@@ -9,7 +9,7 @@ namespace masktuning {
 
 constexpr i64 kIgnoreIndex = -100;
 
-// Packed by masktuning/ops/token_substitution_kernels.py, in this order.
+// Packed by the Python file of the op, in this order.
 struct RowArguments {
   void* logits_MV;
   const void* bias_V;  // null without a bias, which must be aligned as the rows are

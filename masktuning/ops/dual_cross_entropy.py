@@ -19,6 +19,7 @@ from masktuning.ops.backends.extension import address, contiguous, module
 from masktuning.ops.checks import (
     FLOATS,
     IGNORE_INDEX,
+    check_dtype,
     check_once_differentiable,
     check_tensor,
     runs_directly,
@@ -130,10 +131,9 @@ def _check(inputs: DualInputs) -> None:
     device = logits.device
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must be [B, C] with C > 0, not {list(logits.shape)}")
-    B, C = logits.shape
     check_tensor("losses", losses, (torch.float32, torch.float64), (-1,), device)
-    check_tensor("logits", logits, FLOATS, (B, C), device)
-    check_tensor("labels", labels, torch.int64, (B,), device)
+    check_dtype("logits", logits, FLOATS)
+    check_tensor("labels", labels, torch.int64, logits.shape[:1], device)
     check_tensor("denominators", denominators, (torch.float32, torch.float64), (2,), device)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], not {alpha}")
@@ -154,7 +154,7 @@ def _check_labels(labels: Tensor, C: int, ignore_index: int) -> None:
 
 
 def _cpp(inputs: DualInputs) -> tuple[Tensor, Tensor]:
-    losses, logits, labels, denominators, *settings = inputs
+    losses, logits, labels, denominators, alpha, label_smoothing, ignore_index = inputs
     terms = torch.empty(4, dtype=torch.float32)
     held = contiguous(losses, logits.float(), labels, denominators.float())
     gradient_BC = torch.empty(logits.shape, dtype=torch.float32)
@@ -162,7 +162,9 @@ def _cpp(inputs: DualInputs) -> tuple[Tensor, Tensor]:
         *map(address, held),
         losses.shape[0],
         *logits.shape,
-        *settings,
+        alpha,
+        label_smoothing,
+        ignore_index,
         address(terms),
         address(gradient_BC),
     )
@@ -214,13 +216,12 @@ _LIBRARY.define(
 )
 
 
-def _forward(*flat: Any) -> tuple[Tensor, Tensor]:
-    *inputs, kernels = flat
-    return KERNELS[kernels](DualInputs(*inputs))
+def _registered(*flat: Any) -> tuple[Tensor, Tensor]:
+    return KERNELS[flat[7]](DualInputs._make(flat[:7]))
 
 
 for _device in ("CPU", "CUDA"):
-    _LIBRARY.impl("dual_cross_entropy", _forward, _device)
+    _LIBRARY.impl("dual_cross_entropy", _registered, _device)
 
 
 @torch.library.register_fake("masktuning::dual_cross_entropy", lib=_LIBRARY)
@@ -258,7 +259,7 @@ def _total(weight: float, joint: Tensor | None, own: Tensor | None) -> Tensor | 
 class _Dual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *flat: Any) -> tuple[Tensor, ...]:
-        terms, gradient_BC = _forward(*flat)
+        terms, gradient_BC = KERNELS[flat[7]](DualInputs._make(flat[:7]))
         *three, weight = terms.unbind()
         _save(ctx, flat, weight, gradient_BC)
         ctx.set_materialize_grads(False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from masktuning.ops.backends import launch, select, triton
 from masktuning.ops.backends.extension import address, contiguous, length, module
-from masktuning.ops.checks import IGNORE_INDEX, check_tensor, runs_directly
+from masktuning.ops.checks import IGNORE_INDEX, check_dtype, check_tensor, runs_directly
 from masktuning.ops.philox import STREAM_CORRUPTION, STREAM_MASKING, draw_words
 
 _SHOW_MASK_BELOW = round(0.8 * 2**32)
@@ -143,7 +143,7 @@ def check_masking(inputs: MaskingInputs) -> None:
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids must be [B, L], not {list(input_ids.shape)}")
     device = input_ids.device
-    check_tensor("input_ids", input_ids, torch.int64, input_ids.shape, device)
+    check_dtype("input_ids", input_ids, torch.int64)
     check_tensor("example_ids", example_ids, torch.int64, (input_ids.shape[0],), device)
     check_tensor("rng", rng, torch.int64, (2,), device)
     if replacement_ids is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from masktuning.ops.backends import select
-from masktuning.ops.checks import FLOATS, IGNORE_INDEX, check_tensor, runs_directly
+from masktuning.ops.checks import FLOATS, IGNORE_INDEX, check_dtype, runs_directly
 from masktuning.ops.masked_rows import (
     MaskedRows,
     TokenChoice,
@@ -158,6 +158,6 @@ def check_substitution(logits: Tensor, rows: MaskedRows, choice: TokenChoice) ->
     """Raises ValueError naming the argument that does not fit; see `substitute_tokens`."""
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must be [M, V] with V > 0, not {list(logits.shape)}")
-    check_tensor("logits", logits, FLOATS, logits.shape, logits.device)
+    check_dtype("logits", logits, FLOATS)
     check_rows(rows, logits.shape[0], logits.device)
     check_choice(choice, logits.device)

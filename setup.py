@@ -1,8 +1,8 @@
 """Builds the torch-free module masktuning_C; everything else is in pyproject.toml.
 
-torch is no build requirement: the module takes addresses and sizes, so one build serves every
+torch is not a build requirement: the module takes addresses and sizes, so one build serves every
 torch and `pip install .` works with build isolation on any machine with a C++17 compiler. Where
-nvcc is found, images of the CUDA kernels are made too; without it NVRTC makes them on first use.
+nvcc is found, the CUDA kernels are compiled too; otherwise NVRTC compiles them on first use.
 """
 
 import importlib.util
@@ -19,14 +19,16 @@ from setuptools import setup
 
 ParallelCompile(needs_recompile=lambda *_: True).install()
 
-spec = importlib.util.spec_from_file_location("cuda_source", "masktuning/ops/cuda_source.py")
+spec = importlib.util.spec_from_file_location(
+    "cuda_source", "masktuning/ops/backends/cuda_source.py"
+)
 assert spec is not None and spec.loader is not None
 cuda_source = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cuda_source)
 
 
 def find_nvcc() -> str | None:
-    """nvcc under CUDA_HOME or on the path; MASKTUNING_CUDA=0 leaves it alone."""
+    """nvcc in CUDA_HOME or on the path; None if there is none, or MASKTUNING_CUDA is 0."""
     if os.environ.get("MASKTUNING_CUDA") == "0":
         return None
     home = os.environ.get("CUDA_HOME")
@@ -34,30 +36,31 @@ def find_nvcc() -> str | None:
 
 
 def build_cubins(nvcc: str, folder: Path) -> None:
-    """An image of every .cu file for each architecture that this nvcc knows."""
+    """Compiles every .cu file for each architecture that this nvcc knows."""
     folder.mkdir(parents=True)
     known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True)
     archs = [arch for arch in cuda_source.ARCHITECTURES if arch in known.stdout.split()]
 
     def compile_one(job: tuple[str, str]) -> None:
-        op, arch = job
-        target = folder / cuda_source.image_name(op, arch)
+        file, arch = job
+        target = folder / cuda_source.cubin_name(file, arch)
         options = ["-cubin", f"-arch={arch}", "-std=c++17", "-Icsrc", "-o", str(target)]
-        subprocess.run([nvcc, *options, f"csrc/cuda/{op}.cu"], check=True)
+        subprocess.run([nvcc, *options, f"csrc/cuda/{file}.cu"], check=True)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compile_one, [(op, arch) for op in cuda_source.OPS for arch in archs]))
-    print(f"CUDA images for {', '.join(archs)} by {nvcc}")
+        files = cuda_source.sources()[0]
+        list(pool.map(compile_one, [(file, arch) for file in files for arch in archs]))
+    print(f"CUDA cubins for {', '.join(archs)} by {nvcc}")
 
 
 class BuildWithCubins(build_ext):
-    """The C++ module, then the images beside the package's files."""
+    """Builds the C++ module, then the cubins next to the package's files."""
 
     def run(self) -> None:
         super().run()
         root = Path() if self.inplace or self.editable_mode else Path(self.build_lib)
         folder, nvcc = root / "masktuning" / "cubins", find_nvcc()
-        shutil.rmtree(folder, ignore_errors=True)  # images of an earlier build
+        shutil.rmtree(folder, ignore_errors=True)  # cubins of an earlier build
         if nvcc is None:
             print("no nvcc, or MASKTUNING_CUDA=0: CUDA kernels will be compiled on first use")
             return
@@ -95,6 +98,7 @@ setup(
         "masktuning.methods",
         "masktuning.modeling",
         "masktuning.ops",
+        "masktuning.ops.backends",
         "masktuning.tasks",
         "masktuning.training",
     ],

@@ -6,7 +6,7 @@ Shapes: B examples, C classes, M masked positions.
 import pytest
 import torch
 
-from masktuning.ops import backend, dual_cross_entropy
+from masktuning.ops import backends, dual_cross_entropy
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -14,7 +14,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.mark.parametrize("name", ["reference", "cpp", "cuda", "triton"])
 @pytest.mark.parametrize(("M", "B", "C"), [(205, 32, 2), (3270, 128, 3)])
 def bench_dual_cross_entropy(benchmark, name, M, B, C):
-    if backend.available()[name] or (name == "cpp" and DEVICE == "cuda"):
+    if backends.available()[name] or (name == "cpp" and DEVICE == "cuda"):
         pytest.skip(f"{name} does not run on {DEVICE} here")
     benchmark.group = f"dual_cross_entropy M={M} B={B} C={C}"
     losses = torch.rand(M, device=DEVICE, requires_grad=True)
@@ -28,5 +28,5 @@ def bench_dual_cross_entropy(benchmark, name, M, B, C):
         if DEVICE == "cuda":
             torch.cuda.synchronize()
 
-    with backend.use(name):
+    with backends.use(name):
         benchmark(call)

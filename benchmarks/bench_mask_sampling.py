@@ -6,7 +6,7 @@ Shapes: B examples, L tokens.
 import pytest
 import torch
 
-from masktuning.ops import backend, sample_masks
+from masktuning.ops import backends, sample_masks
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -14,7 +14,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.mark.parametrize("name", ["reference", "cpp", "cuda", "triton"])
 @pytest.mark.parametrize(("B", "L"), [(16, 32), (32, 128), (128, 512)])
 def bench_sample_masks(benchmark, name, B, L):
-    if backend.available()[name] or (name == "cpp" and DEVICE == "cuda"):
+    if backends.available()[name] or (name == "cpp" and DEVICE == "cuda"):
         pytest.skip(f"{name} does not run on {DEVICE} here")
     benchmark.group = f"sample_masks B={B} L={L}"
     generator = torch.Generator().manual_seed(0)
@@ -38,5 +38,5 @@ def bench_sample_masks(benchmark, name, B, L):
         if DEVICE == "cuda":
             torch.cuda.synchronize()
 
-    with backend.use(name):
+    with backends.use(name):
         benchmark(call)

@@ -10,10 +10,10 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
-from row_work import choose_and_put_in, make_rows
+from row_work import choose_and_substitute, make_rows
 from timing import half_dtype
 
-from masktuning.ops import backend, masked_lm_head
+from masktuning.ops import backends, masked_lm_head
 
 GPU = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", half_dtype()) if GPU else ("cpu", torch.float32)
@@ -34,18 +34,18 @@ def bench_masked_lm_head(benchmark, name, M, H, V):
     ]
     targets = rows["targets"]
     if name in OURS:
-        if backend.available()[name] or (name == "cpp" and GPU):
+        if backends.available()[name] or (name == "cpp" and GPU):
             pytest.skip(f"{name} does not run on {DEVICE} here")
 
         def loss():
-            with backend.use(name):
+            with backends.use(name):
                 return masked_lm_head(*operands, **rows).losses.sum()
 
     elif name == "eager":
 
         def loss():
             logits = F.linear(*operands)
-            choose_and_put_in(logits.detach().clone(), rows, 1)
+            choose_and_substitute(logits.detach().clone(), rows, 1)
             return F.cross_entropy(logits, targets, reduction="sum")
 
     elif not GPU or not find_spec(name.replace("-", "_").replace("liger", "liger_kernel")):

@@ -33,7 +33,7 @@ from timing import (
     write_json,
 )
 
-from masktuning.ops import backend, dual_cross_entropy, sample_masks
+from masktuning.ops import backends, dual_cross_entropy, sample_masks
 
 ROUNDS = 10
 V_BERT, V_ROBERTA = 30522, 50265
@@ -118,9 +118,9 @@ def small_ops(names: tuple[str, ...]) -> list[dict[str, Any]]:
     }
     results = []
     for name in names:
-        if backend.available()[name]:
+        if backends.available()[name]:
             continue
-        with backend.use(name):
+        with backends.use(name):
             for op, call in calls.items():
                 each = {"device_us": graph_us(call), "host_us": host_us(call)}
                 results.append({"op": op, "backend": name, "B": B, "L": L, "M": M, **each})
@@ -186,13 +186,13 @@ def run(path: str | None, with_peers: bool) -> None:
         result["bars"] = bars(result["rows"], result["small"])
         write_json(path, result)
 
-    for sides, backends in passes:
+    for sides, names in passes:
         for shape, row in table.items():
             for side in sides:
                 measure(shape, side, row)
             keep()
             print_row(shape, row)
-        result["small"] += small_ops(backends)
+        result["small"] += small_ops(names)
         keep()
     for row in result["small"]:
         print(f"{row['op']} {row['backend']}: {row['device_us']:.1f} us, host {row['host_us']:.1f}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from row_work import Call, choose_and_put_in
+from row_work import Call, choose_and_substitute
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -52,7 +52,7 @@ def peers(logits: Tensor, rows: dict[str, Any], k: int) -> dict[str, Call]:
             if rows["bias"] is not None:
                 logits.add_(rows["bias"])
             # On a copy and first: the loss needs the banned logits, and some overwrite all of them.
-            choose_and_put_in(logits.clone(), rows, k)
+            choose_and_substitute(logits.clone(), rows, k)
             leaf = logits.detach().requires_grad_()
             loss(leaf, rows["targets"]).backward()
 

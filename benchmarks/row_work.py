@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masktuning.ops import backend, cpp, cuda, triton
+from masktuning.ops import backends
+from masktuning.ops.masked_rows import MaskedRows, TokenChoice
+from masktuning.ops.token_substitution_kernels import KERNELS
 
 Call = Callable[[], Any]
 SPECIAL = 4
@@ -46,7 +48,7 @@ def make_rows(
     return logits, rows | {"bias": None if device == "cpu" else bias}
 
 
-def choose_and_put_in(logits: Tensor, rows: dict[str, Any], k: int) -> Tensor:
+def choose_and_substitute(logits: Tensor, rows: dict[str, Any], k: int) -> Tensor:
     """Ban, top-k, draw and scatter by stock PyTorch; the banned logits become -inf."""
     if rows["banned_ids"] is not None:
         logits.index_fill_(1, rows["banned_ids"], -torch.inf)
@@ -67,22 +69,25 @@ def eager(logits: Tensor, rows: dict[str, Any], k: int, buffers: tuple[Tensor, T
     losses = -log_p.gather(1, targets[:, None]).squeeze(1)
     torch.exp(log_p, out=gradient)
     gradient[torch.arange(len(targets), device=targets.device), targets] -= 1
-    return losses, choose_and_put_in(logits, rows, k), gradient
+    return losses, choose_and_substitute(logits, rows, k), gradient
 
 
 def implementations(logits: Tensor, rows: dict[str, Any], k: int) -> dict[str, Call]:
-    """By name, what does the work on these rows: a copy, ours, and eager PyTorch."""
+    """By name, the work on these rows done by a copy, by our kernels and by eager PyTorch."""
     buffers = (torch.empty_like(logits), torch.empty_like(logits))
     scale = 1024.0 if logits.dtype == torch.float16 else 1.0
-    draw = {"temperature": 1.0, "gradient_scale": scale}
+    masked = MaskedRows(*(rows[field] for field in MaskedRows._fields))
+
+    def ours(name: str, banned_ids: Tensor | None, top_k: int) -> Call:
+        choice = TokenChoice(banned_ids, top_k, 1.0, None)
+        return lambda: KERNELS[name](logits, rows["bias"], masked, choice, scale)
+
     work: dict[str, Call] = {"copy": lambda: buffers[0].copy_(logits)}
-    for name, module in (("cpp", cpp), ("cuda", cuda), ("triton", triton)):
+    for name in KERNELS:
         own = name == "cpp" if logits.device.type == "cpu" else name != "cpp"
-        if own and not backend.available()[name]:
-            given = {n: v for n, v in rows.items() if n != "bias" or module.ADDS_BIAS}
-            work[name] = lambda m=module, r=given: m.substitute_tokens(logits, **r, top_k=k, **draw)
-    if "cuda" in work:  # the same kernel, but nothing reaches its threshold: no candidate, no draw
-        free = rows | {"banned_ids": None}
-        work["cuda, no choice"] = lambda: cuda.substitute_tokens(logits, **free, top_k=0, **draw)
+        if own and not backends.available()[name]:
+            work[name] = ours(name, rows["banned_ids"], k)
+    if "cuda" in work:  # the same kernel, but no logit reaches its threshold, so it chooses nothing
+        work["cuda, no choice"] = ours("cuda", None, 0)
     work["eager"] = lambda: eager(logits, rows, k, buffers)
     return work

@@ -9,26 +9,27 @@ Shapes: B examples, L tokens, M masked positions.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).parent))
-from masktuning.modeling.perturbation import Perturbation
 from timing import environment, half_dtype, write_json
 
+from masktuning.data.batch import Batch
+from masktuning.methods.base import Method, NoOptions
 from masktuning.methods.finetuning import Finetuning
-from masktuning.methods.mask_tuning import MaskTuning
-from masktuning.methods.step import StepContext
+from masktuning.methods.mask_tuning import MaskTuning, MaskTuningOptions
+from masktuning.methods.step import Step
 from masktuning.modeling.shared_encoder import MaskTuningModel
-from masktuning.ops import backend
+from masktuning.ops import backends
+from masktuning.training.backward import backward_each
 
 GPU = torch.cuda.is_available()
 HALF = half_dtype() if GPU else torch.bfloat16
@@ -37,7 +38,17 @@ SIZE = {} if GPU else {"hidden_size": 128, "num_hidden_layers": 2, "num_attentio
 B, L, ROUNDS = (32, 128, 20) if GPU else (8, 64, 10)
 
 
-def make_batch(vocabulary: int) -> dict[str, Any]:
+class BertTokens:
+    """What the methods ask of BERT's tokenizer."""
+
+    all_special_ids: ClassVar[list[int]] = [0, 100, 101, 102, 103]
+    unk_token_id, mask_token_id = 100, 103
+
+    def __len__(self) -> int:
+        return 30522
+
+
+def make_batch(vocabulary: int) -> Batch:
     """A full batch without padding, 5 % of whose tokens are to be masked."""
     count = max(1, round(0.05 * (L - 2)))
     maskable = torch.ones(B, L, dtype=torch.bool)
@@ -49,7 +60,8 @@ def make_batch(vocabulary: int) -> dict[str, Any]:
         "example_ids": torch.arange(B),
         "offsets": count * torch.arange(B + 1),
     }
-    return {**{k: v.to(DEVICE) for k, v in tensors.items()}, "num_masked": count * B}
+    moved = {name: tensor.to(DEVICE) for name, tensor in tensors.items()}
+    return Batch(**moved, num_masked=count * B)
 
 
 def make_steps() -> dict[str, Callable[[], None]]:
@@ -59,30 +71,26 @@ def make_steps() -> dict[str, Callable[[], None]]:
     model.to(DEVICE).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=GPU)
     batch = make_batch(config.vocab_size)
-    context = StepContext(
-        rng=torch.tensor([1, 0], device=DEVICE),
-        denominators=torch.tensor([float(batch["num_masked"]), float(B)], device=DEVICE),
-        perturbation=Perturbation(mask_token_id=103, banned_ids=torch.tensor([0, 101, 102, 103]))
-        .to(DEVICE),
-        label_smoothing=0.0,
-        two_phase=True,
-        backward=lambda loss, mlm=False: loss.backward(),
-        no_sync=contextlib.nullcontext,
-    )  # fmt: skip
+    counts = torch.tensor([float(batch.num_masked), float(B)], device=DEVICE)
+    named = dict(zip(("masked", "labels"), counts.unbind(), strict=True))
+    rng = torch.tensor([1, 0], device=DEVICE)
 
-    def step(method: Any, name: str) -> Callable[[], None]:
+    def step(method: Method, name: str) -> Callable[[], None]:
         def run() -> None:
-            with backend.use(name), torch.autocast(DEVICE.type, HALF, enabled=GPU):
-                method.step(model, batch, context)
+            with backends.use(name), torch.autocast(DEVICE.type, HALF, enabled=GPU):
+                losses = method.losses(batch, Step(rng, named))
+                backward_each(method, method, losses, lambda loss, _: loss.backward())
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
         return run
 
-    names = [n for n in ("cuda", "triton", "cpp", "reference") if not backend.available()[n]]
+    tokens: Any = BertTokens()
+    names = [n for n in ("cuda", "triton", "cpp", "reference") if not backends.available()[n]]
     names = [n for n in names if n != "cpp" or not GPU]
-    steps = {"finetuning": step(Finetuning(0.3), "auto")}
-    return steps | {f"mask_tuning, {n}": step(MaskTuning(0.3), n) for n in names}
+    steps = {"finetuning": step(Finetuning(model, tokens, NoOptions()), "auto")}
+    method = MaskTuning(model, tokens, MaskTuningOptions(alpha=0.3))
+    return steps | {f"mask_tuning, {n}": step(method, n) for n in names}
 
 
 def seconds(call: Callable[[], None]) -> float:

@@ -1,5 +1,5 @@
-// The module masktuning_C: data_ptr() integers and sizes in, no torch type anywhere, so that one
-// build serves every torch. Argument checks that need dtypes and devices are in masktuning/ops.
+// The Python module masktuning_C. Tensors come as the integers of data_ptr() and sizes, without any type
+// of torch, so that one build serves every torch. The checks of dtypes and devices are in masktuning/ops.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -17,8 +17,8 @@ using namespace masktuning;
 
 namespace {
 
-// Raised by one with every change of a signature below; masktuning/ops/backend.py names the number
-// that it was written for.
+// Raised by one with every change of a signature below. masktuning/ops/backends/extension.py holds the
+// number that it was written for.
 constexpr int kAbi = 4;
 
 template <typename T>
@@ -120,7 +120,7 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(masktuning_C, module) {
-  module.doc() = "CPU kernels and the CUDA launcher of masktuning; addresses and sizes only, call them through masktuning.ops";
+  module.doc() = "The CPU kernels and the CUDA launcher of masktuning. They take addresses and sizes; call them through masktuning.ops.";
   module.attr("ABI") = kAbi;
   module.def("build_info", &build_info);
   module.def("philox4x32_10", &philox);

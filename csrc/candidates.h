@@ -1,4 +1,4 @@
-// The k largest values of a row, and the integer draw among them.
+// The k largest values of a row, and the draw among them in integer arithmetic.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ struct Candidate {
   int64_t index;
 };
 
-// The ids that may not be substituted: a sorted list, and every id from `limit` on.
+// The ids that may not be substituted: those of a sorted list, and all ids from `limit` on.
 struct BannedIds {
   std::vector<int64_t> ids;
   int64_t limit;
@@ -23,7 +23,7 @@ struct BannedIds {
   BannedIds(const int64_t* ids_N, int64_t N, int64_t limit_) : ids(ids_N, ids_N + N), limit(limit_) {
     std::sort(ids.begin(), ids.end());
     ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-    // What reaches up to the limit extends it: padding rows may come as a list.
+    // Ids that reach up to the limit lower it: the ids of padding rows may come as a list.
     while (!ids.empty() && ids.back() >= limit - 1) {
       limit = std::min(limit, ids.back());
       ids.pop_back();
@@ -40,8 +40,9 @@ class Largest {
  public:
   Largest(const BannedIds& banned, int k) : banned_(banned), k_(static_cast<size_t>(k)) {}
 
-  // Looks at n values from `index` on, of which some reach tau. Indices come ascending, so of
-  // equal values the earlier stays in front, and a row of ties costs one comparison a value.
+  // Considers n values, those of the ids from `index` on, if they are at least tau. Calls must come
+  // in ascending order of `index`. Of equal values the earlier one then stays in front, and a row
+  // of ties costs one comparison per value.
   void take(const float* values, int64_t n, int64_t index, float tau) {
     for (int64_t j = 0; j < n; ++j) {
       const float value = values[j];
@@ -61,11 +62,11 @@ class Largest {
   size_t k_;
 };
 
-// Integer weight of a candidate: floor(2^24 * 2^y) by the polynomial of ops/token_substitution.py,
-// with the same separate roundings.
+// The integer weight of a candidate, floor(2^24 * 2^y), by the polynomial of ops/topk_sampling.py.
+// Each product and each sum is rounded, as there.
 inline u64 draw_weight(float value, float best, float scale) {
   float y = (value - best) * scale;
-  if (!(y > -25.0f)) y = -25.0f;  // also NaN, from -inf less -inf
+  if (!(y > -25.0f)) y = -25.0f;  // also a NaN, which -inf - (-inf) gives
   const float whole = std::floor(y);
   const float f = y - whole;
   float power = 0.00186699f;
@@ -77,6 +78,7 @@ inline u64 draw_weight(float value, float best, float scale) {
   return static_cast<u64>(std::ldexp(power, static_cast<int>(whole) + 24));
 }
 
+// The id of one of the candidates, chosen by their weights and the random number `draw`.
 inline int64_t draw_among(const std::vector<Candidate>& top, float scale, u32 draw) {
   u64 total = 0;
   for (const auto& c : top) total += draw_weight(c.value, top[0].value, scale);

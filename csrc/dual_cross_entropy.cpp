@@ -33,9 +33,9 @@ void dual_cross_entropy(const DualInputs& in, float* terms_4, float* gradient_BC
       shifted += x[c] - max;
     }
     const double log_sum = std::log(sum);
-    // Smoothed target: (1 - s) on the label and s / C on every class.
+    // The smoothed target is 1 - s on the label, plus s / C on every class.
     class_sum += (1.0 - in.label_smoothing) * (log_sum - (x[label] - max));
-    if (in.label_smoothing > 0.0) {  // 0 times the infinity of a logit of -inf would be NaN
+    if (in.label_smoothing > 0.0) {  // 0 * inf, which a logit of -inf leads to, would be NaN
       class_sum += in.label_smoothing * (log_sum - shifted / static_cast<double>(in.C));
     }
     for (int64_t c = 0; c < in.C; ++c) {

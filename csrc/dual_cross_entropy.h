@@ -16,9 +16,9 @@ struct DualInputs {
   int64_t ignore_index;
 };
 
-// Writes {loss, mlm, classification, d mlm / d losses} and d classification / d logits [B, C]. Sums
-// run in double, in the order of the rows. Throws std::invalid_argument for a label that is neither a
-// class nor ignore_index.
+// Writes {loss, mlm, classification, d mlm / d losses} to terms_4, and d classification / d logits to
+// gradient_BC. Sums are in double precision, in the order of the rows. Throws std::invalid_argument
+// for a label that is neither a class nor ignore_index.
 void dual_cross_entropy(const DualInputs& in, float* terms_4, float* gradient_BC);
 
 }  // namespace masktuning

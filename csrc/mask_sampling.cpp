@@ -17,27 +17,28 @@ constexpr int64_t kIgnoreIndex = -100;
 constexpr u64 kShowMaskBelow = 3435973837ull;    // round(0.8 * 2^32)
 constexpr u64 kShowRandomBelow = 3865470566ull;  // round(0.9 * 2^32)
 
-// Word 0 of every token of one row. Kept free of branches so that it vectorises.
+// Word 0 of every token of one row. There are no branches, so that compilers vectorise it.
 MT_MULTIVERSION
-void draw_row(u32 example_id, u32 visit, u32 stream, u32 k0, u32 k1, int64_t L, u32* draws_L) {
+void draw_row(u32 example_id, u32 epoch, u32 stream, u32 k0, u32 k1, int64_t L, u32* draws_L) {
   for (int64_t t = 0; t < L; ++t) {
-    draws_L[t] = philox4x32_10(static_cast<u32>(t), example_id, visit, stream, k0, k1).w0;
+    draws_L[t] = philox4x32_10(static_cast<u32>(t), example_id, epoch, stream, k0, k1).w0;
   }
 }
 
 struct Key {
-  u32 lo, hi, visit;
+  u32 lo, hi, epoch;
   explicit Key(const int64_t* rng)
       : lo(static_cast<u32>(rng[0])),
         hi(static_cast<u32>(static_cast<u64>(rng[0]) >> 32)),
-        visit(static_cast<u32>(rng[1])) {}
+        epoch(static_cast<u32>(rng[1])) {}
 };
 
-// What a masked token shows: the mask, or under 80/10/10 sometimes a random or its own token.
+// What replaces a masked token: the mask or, if there are replacement ids, sometimes one of them or
+// the token itself.
 int64_t shown_token(const MaskSamplingInputs& in, const Key& key, u32 example_id, int64_t t,
                     int64_t original) {
   if (in.replacement_ids_N == nullptr) return in.mask_token_id;
-  const Words words = philox4x32_10(static_cast<u32>(t), example_id, key.visit, kStreamCorruption,
+  const Words words = philox4x32_10(static_cast<u32>(t), example_id, key.epoch, kStreamCorruption,
                                     key.lo, key.hi);
   if (words.w0 < kShowMaskBelow) return in.mask_token_id;
   if (words.w0 < kShowRandomBelow) {
@@ -46,7 +47,7 @@ int64_t shown_token(const MaskSamplingInputs& in, const Key& key, u32 example_id
   return original;
 }
 
-// Writes one chosen token of row b into slot `slot` of the outputs.
+// Writes one masked token, token t of row b, to slot `slot` of the outputs.
 void emit(const MaskSamplingInputs& in, const MaskedTokens& out, const Key& key, int64_t b,
           int64_t t, int64_t slot) {
   const int64_t flat = b * in.L + t;
@@ -86,9 +87,9 @@ void sample_masks_exact(const MaskSamplingInputs& in, const bool* maskable_BL,
     for (int64_t b = begin; b < end; ++b) {
       const int64_t count = offsets_B1[b + 1] - offsets_B1[b];
       if (count == 0) continue;
-      draw_row(static_cast<u32>(in.example_ids_B[b]), key.visit, kStreamMasking, key.lo, key.hi,
+      draw_row(static_cast<u32>(in.example_ids_B[b]), key.epoch, kStreamMasking, key.lo, key.hi,
                in.L, draws_L.data());
-      // (draw, t) in one word: the order of the words is the contract's order.
+      // (draw, t) in one word, so that comparing words compares draws first and positions second.
       keys.clear();
       const bool* row = maskable_BL + b * in.L;
       for (int64_t t = 0; t < in.L; ++t) {
@@ -113,7 +114,7 @@ int64_t sample_masks_threshold(const MaskSamplingInputs& in, const int64_t* thre
   std::vector<u32> draws_BL(in.B * in.L);
   parallel_rows(in.B, in.L, threads, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      draw_row(static_cast<u32>(in.example_ids_B[b]), key.visit, kStreamMasking, key.lo, key.hi,
+      draw_row(static_cast<u32>(in.example_ids_B[b]), key.epoch, kStreamMasking, key.lo, key.hi,
                in.L, draws_BL.data() + b * in.L);
     }
   });

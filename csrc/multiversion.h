@@ -1,5 +1,5 @@
-// One function, several machine codes: the loader picks the one for the processor at hand, so a
-// wheel built anywhere runs anywhere and still uses AVX-512 where it is.
+// Several machine codes for one function: the loader picks the one for the processor of this machine.
+// A wheel built anywhere runs anywhere, and still uses AVX-512 if the processor has it.
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
@@ -10,7 +10,7 @@
 #define MT_MULTIVERSION_NAMES "default"
 #endif
 
-// What a multiversioned function calls must become part of it, or it stays plain machine code.
+// What a multiversioned function calls must be inlined, or it is compiled for the plain processor.
 #if defined(__GNUC__)
 #define MT_ALWAYS_INLINE inline __attribute__((always_inline))
 #else

@@ -1,6 +1,6 @@
-// Splits a loop over rows among threads: those of the process's OpenMP runtime where one is loaded
-// (PyTorch's), else ones that live for the call. PyTorch's wait busily after each of its own loops,
-// and fresh threads would have to share the cores with them.
+// Splits a loop over rows among threads: those of the OpenMP runtime that the process has loaded
+// (PyTorch's), or else threads that live for the call. PyTorch's threads keep their cores busy while
+// they wait after each of its own loops, and new threads would have to share the cores with them.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace masktuning {
 
 using OpenMPParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-// GOMP_parallel(function, data, threads, flags) of the OpenMP runtime that is loaded, or null.
+// GOMP_parallel(function, data, threads, flags) of the loaded OpenMP runtime, or null.
 inline OpenMPParallel loaded_openmp() {
 #if defined(__linux__)
   static const auto found = reinterpret_cast<OpenMPParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
@@ -28,12 +28,12 @@ inline OpenMPParallel loaded_openmp() {
 #endif
 }
 
-// Calls body(begin, end) on slices of [0, rows), which the threads take as they get to them: one
-// that the system starts late, or beside another library's busy-waiting thread, holds up nobody.
-// `work_per_row` is in tokens or logits; below kMinWork in all the loop stays on the calling
-// thread, since starting a thread costs some 20 us.
+// Calls body(begin, end) on slices of [0, rows). Each thread takes the next slice when it is ready, so
+// a thread that the system starts late, or that shares its core, does not hold up the others.
+// `work_per_row` is in tokens or logits. With less than kMinWork in total the loop stays on the calling
+// thread, because starting a thread costs some 20 us.
 //
-// A forked data loader worker has one thread by PyTorch's own setting, so it starts none here.
+// PyTorch sets the number of threads to 1 in a forked data loader worker, so none is started there.
 template <typename Body>
 void parallel_rows(int64_t rows, int64_t work_per_row, int threads, const Body& body) {
   constexpr int64_t kMinWork = 32768;

@@ -1,10 +1,10 @@
-// Philox4x32-10 (Salmon et al., SC 2011), the only source of randomness of the perturbation.
-// One source for C++ and CUDA: it includes nothing, because NVRTC finds no header.
+// Philox4x32-10 (Salmon et al., SC 2011), the only source of random numbers for masks and tokens.
+// C++ and CUDA share this file. It includes nothing, because NVRTC finds no system header.
 //
 //   key     = (seed & 0xffffffff, seed >> 32)
-//   counter = (token position, example_id, visit, stream)
+//   counter = (token position, example_id, epoch, stream)
 //
-// masktuning/ops/random.py holds the same contract in PyTorch.
+// masktuning/ops/philox.py holds the same contract in PyTorch.
 #pragma once
 
 #ifdef __CUDACC__

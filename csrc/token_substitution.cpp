@@ -20,16 +20,16 @@ namespace {
 
 constexpr int64_t kIgnoreIndex = -100;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int64_t kLanes = 64;  // running sums and maxima; no processor's vector is wider
+constexpr int64_t kLanes = 64;  // of running sums and maxima; no processor has wider vectors
 
-// From here on a product and a sum may be fused where the processor can: it halves the exponential.
-// The draw of candidates.h must not be, since it rounds as PyTorch and CUDA do.
+// From here on compilers may fuse a product and a sum, which halves the cost of the exponential. The
+// draw in candidates.h must not be compiled so, because it has to round as PyTorch and CUDA do.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("fp-contract=fast")
 #endif
 
-// e^d for d <= 0, within 2 ulp, and 1e-38 from -87 down: next to the row's largest term, which is
-// 1, that is nothing. NaN stays NaN. No branch, so that it vectorises.
+// e^d for d <= 0, within 2 ulp. From -87 down it is 1e-38, which is nothing next to the largest term
+// of the row, 1. NaN stays NaN. There are no branches, so that compilers vectorise it.
 MT_ALWAYS_INLINE float exp_nonpositive(float d) {
   const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const float clamped = d < -87.0f ? -87.0f : d;
@@ -46,7 +46,7 @@ MT_ALWAYS_INLINE float exp_nonpositive(float d) {
   return p * bits_to_float((float_to_bits(biased) << 23) + 0x3f800000u);  // 2^n
 }
 
-// A row as float32.
+// Converts a row to float32.
 template <typename T>
 MT_ALWAYS_INLINE void widen(const T* row, int64_t V, float* x) {
   for (int64_t v = 0; v < V; ++v) x[v] = to_float(row[v]);
@@ -56,7 +56,7 @@ MT_MULTIVERSION void widen_float32(const float* row, int64_t V, float* x) { wide
 MT_MULTIVERSION void widen_float16(const Float16* row, int64_t V, float* x) { widen(row, V, x); }
 MT_MULTIVERSION void widen_bfloat16(const BFloat16* row, int64_t V, float* x) { widen(row, V, x); }
 
-// The largest value in each of kLanes interleaved parts of the row.
+// The largest value of each of kLanes interleaved parts of the row.
 MT_MULTIVERSION void lane_maxima(const float* x, int64_t V, float* maxima) {
   float lanes[kLanes];
   for (int64_t j = 0; j < kLanes; ++j) lanes[j] = -kInfinity;
@@ -90,7 +90,8 @@ void narrow_row(const float* x, int64_t V, float f, float* row) { narrow_float32
 void narrow_row(const float* x, int64_t V, float f, Float16* row) { narrow_float16(x, V, f, row); }
 void narrow_row(const float* x, int64_t V, float f, BFloat16* row) { narrow_bfloat16(x, V, f, row); }
 
-// Sum of e^(x - m), and the values that reach tau to `top`; with `store` the terms replace x.
+// Returns the sum of e^(x - m), and hands the values that are at least tau to `top`. With `store` the
+// terms of the sum replace x.
 template <bool store>
 MT_ALWAYS_INLINE float exp_sum(float* x, int64_t V, float m, float tau, Largest& top) {
   float sums[kLanes];
@@ -141,8 +142,8 @@ class RowKernel {
     const bool ignored = target == kIgnoreIndex;
     const float x_target = ignored ? 0.0f : x[target];
 
-    // The largest allowed value, and one that the k largest allowed ones reach: the k-th largest
-    // of the lanes' maxima, which are k values. Banned ids stay in the sum.
+    // The largest allowed value, and tau, which at least k allowed values reach: the k-th largest of
+    // the maxima of the lanes. Banned ids are taken out for this only; they stay in the sum.
     float maxima[kLanes];
     lane_maxima(x + banned_.limit, in_.V - banned_.limit, maxima);
     float banned_max = *std::max_element(maxima, maxima + kLanes);
@@ -176,7 +177,7 @@ class RowKernel {
   }
 
  private:
-  // float32 logits that may be overwritten are worked on where they are.
+  // The row as float32: in place if the logits are float32 and may be overwritten, else a copy.
   float* work_row(T* row) {
     if constexpr (std::is_same_v<T, float>) {
       if (in_.gradient_scale != 0.0f) return row;
@@ -215,7 +216,7 @@ class RowKernel {
     }
     const float target_term = x[target];
     narrow_row(x, in_.V, in_.gradient_scale / sum, row);
-    // -1 is folded in float32, before any rounding to 16 bits.
+    // The 1 is subtracted in float32, before any rounding to 16 bits.
     from_float((target_term - sum) / sum * in_.gradient_scale, row[target]);
   }
 
@@ -236,7 +237,7 @@ void run_rows(const SubstitutionInputs& in, int threads, const SubstitutedTokens
   });
 }
 
-// The messages are those of masktuning/ops/token_substitution.py, which checks for the reference.
+// The messages are those of masktuning/ops/masked_rows.py, which checks for the reference.
 void check_values(const SubstitutionInputs& in) {
   const auto fail = [](const std::string& what) { throw std::invalid_argument(what); };
   const std::string vocabulary = "the vocabulary of " + std::to_string(in.V);

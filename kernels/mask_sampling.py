@@ -1,4 +1,4 @@
-"""sample_masks, policy `exact`, in Triton: a program a row.
+"""sample_masks, with the policy `exact`, in Triton: one program per row.
 
 Shapes: B examples, L tokens, M masked positions, N replacement ids.
 """
@@ -6,7 +6,7 @@ Shapes: B examples, L tokens, M masked positions, N replacement ids.
 import triton
 import triton.language as tl
 
-# Streams of the counter contract, and 80/10/10 in 32 bits.
+# Streams of the counter contract, and the bounds of 80/10/10 as 32-bit numbers.
 _MASKING: tl.constexpr = tl.constexpr(0)
 _CORRUPTION: tl.constexpr = tl.constexpr(2)
 _SHOW_MASK_BELOW: tl.constexpr = tl.constexpr(3435973837)
@@ -15,27 +15,43 @@ _IGNORE_INDEX: tl.constexpr = tl.constexpr(-100)
 
 
 @triton.jit
-def token_words(seed, visit, example_id, t, stream: tl.constexpr):
-    """Words 0 and 1 of Philox4x32-10 at counter (t, example_id, visit, stream), in int64."""
+def token_words(seed, epoch, example_id, t, stream: tl.constexpr):
+    """Words 0 and 1 of Philox4x32-10 at counter (t, example_id, epoch, stream), in int64."""
     zero = (t * 0).to(tl.uint32)
     example = zero + example_id.to(tl.uint32)
     w0, w1, _, _ = tl.philox(
-        seed, t.to(tl.uint32), example, zero + visit.to(tl.uint32), zero + stream
+        seed, t.to(tl.uint32), example, zero + epoch.to(tl.uint32), zero + stream
     )
     return w0.to(tl.uint32).to(tl.int64), w1.to(tl.uint32).to(tl.int64)
 
 
 @triton.jit
 def _ignore(positions, targets, begin, end, BLOCK: tl.constexpr):
-    """Slots that no token takes count for nothing."""
+    """Marks the slots as surplus: they count for nothing."""
     for start in range(begin, end, BLOCK):
         slots = start + tl.arange(0, BLOCK)
         tl.store(positions + slots, -1, mask=slots < end)
         tl.store(targets + slots, _IGNORE_INDEX, mask=slots < end)
 
 
-# Triton compiles a variant for integers that are 1 or multiples of 16 and for aligned pointers.
-# These arguments change from batch to batch.
+@triton.jit
+def _choose(can, draw, wanted):
+    """The tokens with the smallest draws among those that can be masked; of ties the first ones."""
+    # The wanted-th smallest draw is the largest number with fewer than `wanted` draws below it.
+    # Its bits are found from the highest to the lowest.
+    last = wanted * 0
+    for step in range(32):
+        higher = last | (wanted * 0 + 1 << 31 - step)
+        below = tl.sum((can & (draw < higher)).to(tl.int64), 0)
+        last = tl.where(below < wanted, higher, last)
+    smaller = can & (draw < last)
+    same = (can & (draw == last)).to(tl.int64)
+    ties = wanted - tl.sum(smaller.to(tl.int64), 0)
+    return smaller | ((same != 0) & (tl.cumsum(same, 0) - same < ties))
+
+
+# Triton compiles other variants for integers that are 1 or multiples of 16 and aligned pointers.
+# These arguments change from batch to batch, so it must not look at them.
 _ANY = """input_ids maskable example_ids offsets rng replacement_ids masked_ids positions targets
 B L N M mask_token_id""".split()
 
@@ -66,27 +82,17 @@ def sample_masks(
         t = tl.arange(0, BLOCK)
         flat = b * L + t
         can = (t < L) & (tl.load(maskable + flat, mask=t < L, other=0) != 0)
-        seed, visit = tl.load(rng), tl.load(rng + 1)
+        seed, epoch = tl.load(rng), tl.load(rng + 1)
         example_id = tl.load(example_ids + b)
-        draw, _ = token_words(seed, visit, example_id, t, _MASKING)
+        draw, _ = token_words(seed, epoch, example_id, t, _MASKING)
         begin, end = tl.load(offsets + b), tl.load(offsets + b + 1)
         wanted = tl.minimum(end - begin, tl.sum(can.to(tl.int64), 0))
 
-        # The wanted-th smallest draw is the largest number that fewer draws are below.
-        last = wanted * 0
-        for step in range(32):
-            higher = last | (wanted * 0 + 1 << 31 - step)
-            below = tl.sum((can & (draw < higher)).to(tl.int64), 0)
-            last = tl.where(below < wanted, higher, last)
-        smaller = can & (draw < last)
-        same = (can & (draw == last)).to(tl.int64)
-        ties = wanted - tl.sum(smaller.to(tl.int64), 0)
-        chosen = smaller | ((same != 0) & (tl.cumsum(same, 0) - same < ties))
-
+        chosen = _choose(can, draw, wanted)
         original = tl.load(input_ids + flat, mask=t < L, other=0)
         shown = original * 0 + mask_token_id
         if CORRUPT:
-            kind, which = token_words(seed, visit, example_id, t, _CORRUPTION)
+            kind, which = token_words(seed, epoch, example_id, t, _CORRUPTION)
             random = tl.load(replacement_ids + ((which * N) >> 32), mask=chosen, other=0)
             kept = tl.where(kind < _SHOW_RANDOM_BELOW, random, original)
             shown = tl.where(kind < _SHOW_MASK_BELOW, shown, kept)
@@ -95,5 +101,5 @@ def sample_masks(
         fits = chosen & (slots >= 0) & (slots < M)
         tl.store(positions + slots, flat, mask=fits)
         tl.store(targets + slots, original, mask=fits)
-        # Offsets that ask for more than the row has leave slots that count for nothing.
+        # Offsets that ask for more tokens than the row can mask leave surplus slots.
         _ignore(positions, targets, begin + wanted, tl.minimum(end, M), BLOCK)

@@ -1,17 +1,18 @@
 """substitute_tokens in Triton: one program per row, which goes over the row twice.
 
-A tile of a row is [LANES, W]: W adjacent logits are 16 bytes, and a thread holds the same lanes of
+A tile of a row is [LANES, W]. W adjacent logits are 16 bytes, and a thread holds the same lanes of
 every tile. The first sweep keeps, per lane, the running maximum and sum of the softmax, and the
-largest logit that may be chosen; the lanes are combined once, after the last tile. The second sweep
-reads the row again, which a cache still has, and writes the gradient over it.
+largest logit that may be chosen. The lanes are combined once, after the last tile. The second sweep
+reads the row again, from a cache, and overwrites it by the gradient.
 
-Between the two, the largest allowed logits are taken from the lanes in descending order. A lane
-that has given its largest logit finds the next one in its column: what it holds of every tile.
+Between the two, the largest allowed logits are taken from the lanes in descending order. When the
+largest logit of a lane has been taken, the next one is looked for in the column of that lane, which
+consists of its logits in all tiles.
 
 The tiles end at a multiple of 16, so that every access to them is a vector of 16 bytes whatever the
-size of the vocabulary. The up to 15 logits after it, the tail, are a vector of their own.
+size of the vocabulary. The remaining logits, of which there are up to 15, are called the tail.
 
-Launched without fused multiply-adds, so that the draw rounds as on every back end.
+The kernel is compiled without fused multiply-adds, so that the draw rounds as on every back end.
 Shapes: M rows, V vocabulary, N banned ids, K candidates (top_k rounded up to a power of two), W
 logits in 16 bytes, LANES lanes, TILES tiles of a row (rounded up to a power of two).
 """
@@ -19,10 +20,10 @@ logits in 16 bytes, LANES lanes, TILES tiles of a row (rounded up to a power of 
 import triton
 import triton.language as tl
 
-_SUBSTITUTION: tl.constexpr = tl.constexpr(1)  # stream of the counter contract
+_SUBSTITUTION: tl.constexpr = tl.constexpr(1)  # a stream of the counter contract
 _IGNORE_INDEX: tl.constexpr = tl.constexpr(-100)
 _NO_INDEX: tl.constexpr = tl.constexpr(2147483647)
-_LOWEST: tl.constexpr = tl.constexpr(-3.4028234663852886e38)  # of the finite float32
+_LOWEST: tl.constexpr = tl.constexpr(-3.4028234663852886e38)  # the lowest finite float32
 _TAIL: tl.constexpr = tl.constexpr(16)
 _LOG2E: tl.constexpr = tl.constexpr(1.44269504)
 
@@ -34,13 +35,16 @@ def _exp(x):
 
 @triton.jit
 def _exp_of_difference(x, higher):
-    """e^(x - higher); the bound keeps the product finite and matters only where e^ is 0 anyway."""
+    """e^(x - higher). The bound keeps the product finite; the result below it is 0 anyway."""
     return _exp(tl.maximum(x - higher, -1000.0))
 
 
 @triton.jit
 def _load(row, bias, v, mask):
-    """Logits v of a row as float32, -inf outside the mask; rounded as a product with a bias is."""
+    """The logits v of a row as float32, and -inf outside the mask.
+
+    A sum with the bias is rounded to the dtype of the logits, as that of a matrix product is.
+    """
     x = tl.load(row + v, mask=mask, other=-float("inf"))
     if bias is not None:
         b = tl.load(bias + v, mask=mask, other=0.0)
@@ -50,7 +54,7 @@ def _load(row, bias, v, mask):
 
 @triton.jit
 def _without_banned(x, mask, v, inside):
-    """The logits x at v, -inf where the mask [V] of the banned ids is set."""
+    """The logits x of the ids v, and -inf for those that are set in the mask [V] of banned ids."""
     return tl.where(tl.load(mask + v, mask=inside, other=1) != 0, -float("inf"), x)
 
 
@@ -58,7 +62,7 @@ def _without_banned(x, mask, v, inside):
 def _first_sweep(
     row, bias, banned, whole, end, W: tl.constexpr, LANES: tl.constexpr, BANNED: tl.constexpr
 ):
-    """Per lane: maximum and sum of the softmax, the largest allowed logit and its tile's start.
+    """Per lane: maximum and sum of the softmax, largest allowed logit and the start of its tile.
 
     A NaN makes the sum NaN.
     """
@@ -79,7 +83,7 @@ def _first_sweep(
             largest = tl.max(x, 1)
         if start + LANES * W > end:
             largest = tl.max(tl.where(v < end, x, -float("inf")), 1)
-        # Of equals the first tile stays, which has the lower ids.
+        # Of equal logits the one of the first tile stays, which has the lower id.
         tile = tl.where(largest > value, start, tile)
         value = tl.maximum(value, largest)
     return top, total, value, tile
@@ -91,9 +95,9 @@ def _choose(
     W: tl.constexpr, LANES: tl.constexpr, TILES: tl.constexpr, BANNED: tl.constexpr,
     LIST: tl.constexpr, TOP_K: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """The TOP_K largest allowed logits and their ids: value descending, id ascending.
+    """The TOP_K largest allowed logits in descending order, and their ids; the lower id goes first.
 
-    `best` is the first of them. An id of a list `banned` is taken as any other, and left out.
+    `best` is the largest of them. Ids in a list `banned` are found like the others, but not kept.
     """
     lane, slot, place = tl.arange(0, LANES), tl.arange(0, K), tl.arange(0, TILES * W)
     column = place // W * (LANES * W) + place % W
@@ -104,7 +108,7 @@ def _choose(
     chosen_value = tl.full((K,), -float("inf"), tl.float32)
     chosen = tl.zeros((K,), tl.int32)
     found, at = 0, -1
-    before = float("inf")  # value of the last one taken, whose id is `at`
+    before = float("inf")  # the value of the last logit that was taken; its id is `at`
     while (found < TOP_K) & (best > -float("inf")):
         before_at = at
         at = tl.min(tl.where(value == best, tile + lane * W, _NO_INDEX), 0)
@@ -117,7 +121,7 @@ def _choose(
             x = _load(row, bias, v, v < tl.minimum(whole, end))
             if BANNED == "mask":
                 x = _without_banned(x, banned, v, v < whole)
-            # What the lane still has comes after the last one taken, in the order of the result.
+            # The logits that are left follow the last one taken, in the order of the result.
             left = (x < before) | ((x == before) & (v > before_at))
             at = tl.min(tl.where(left & (x == best), v, _NO_INDEX), 0)
             x = tl.where((x < best) | ((x == best) & (v > at)), x, -float("inf"))
@@ -138,7 +142,7 @@ def _choose(
 
 @triton.jit
 def _draw(value, index, word, draw_scale):
-    """One of the list, by integer weights floor(2^24 * 2^y) and the 32-bit word."""
+    """One of the ids `index`, by integer weights floor(2^24 * 2^y) and a random 32-bit word."""
     y = (value - tl.max(value, 0)) * draw_scale
     y = tl.where(y > -25.0, y, -25.0)
     whole = tl.floor(y)
@@ -160,8 +164,8 @@ def _draw(value, index, word, draw_scale):
 def _philox_word(position, L, example_ids, rng):
     b, t = position // L, position % L
     zero = (position * 0).to(tl.uint32)
-    example, visit = tl.load(example_ids + b).to(tl.uint32), tl.load(rng + 1).to(tl.uint32)
-    w0, _, _, _ = tl.philox(tl.load(rng), t.to(tl.uint32), example, visit, zero + _SUBSTITUTION)
+    example, epoch = tl.load(example_ids + b).to(tl.uint32), tl.load(rng + 1).to(tl.uint32)
+    w0, _, _, _ = tl.philox(tl.load(rng), t.to(tl.uint32), example, epoch, zero + _SUBSTITUTION)
     return w0.to(tl.uint32).to(tl.int64)
 
 
@@ -170,7 +174,7 @@ def _write_token(
     m, value, index, positions, example_ids, rng, tokens, input_ids, BL, L, draw_scale,
     TOP_K: tl.constexpr,
 ):  # fmt: skip
-    """The token of row m: one of the candidates, or the original one where there is none."""
+    """Writes the token of row m: one of the candidates, or the original token if there are none."""
     position = tl.load(positions + m)
     written = (position >= 0) & (position < BL)
     place = tl.where(written, position, 0)
@@ -187,7 +191,7 @@ def _write_token(
 
 @triton.jit
 def _gradient(x, v, start, end, target, shift, total, scale):
-    """(p - onehot) * scale of the logits x at v, which lie in start..end."""
+    """(p - onehot) * scale for the logits x of the ids v, which are in [start, end)."""
     e = _exp(x - shift)
     if (target >= start) & (target < end):
         e = tl.where(v == target, e - total, e)
@@ -198,7 +202,7 @@ def _gradient(x, v, start, end, target, shift, total, scale):
 def _second_sweep(
     row, bias, whole, target, shift, total, scale, W: tl.constexpr, LANES: tl.constexpr
 ):
-    """Puts the gradient in the place of the logits; 0 for an ignored row."""
+    """Overwrites the logits by their gradient, which is 0 for an ignored row."""
     place = tl.arange(0, LANES)[:, None] * W + tl.arange(0, W)[None, :]
     for start in range(0, whole, LANES * W):
         v = start + place
@@ -209,8 +213,9 @@ def _second_sweep(
         tl.store(row + v, g.to(row.dtype.element_ty), mask=v < whole)
 
 
-# Triton compiles a variant for integers that are 1 or multiples of 16 and for aligned pointers.
-# These arguments change from batch to batch or from chunk to chunk; no vector is loaded by them.
+# Triton compiles other variants for integers that are 1 or multiples of 16 and aligned pointers.
+# These arguments change from batch to batch or from chunk to chunk, so it must not look at them. No
+# vector is loaded through them.
 _ANY = "positions targets example_ids rng losses tokens input_ids lse V end BL L N".split()
 
 
@@ -227,7 +232,7 @@ def substitute_rows(
     known = (target >= 0) & (target < V)
     target = tl.where(known | (target == _IGNORE_INDEX), target, -1).to(tl.int32)
     x_target = _load(row, bias, target, known)
-    # A mask that ends at a multiple of 16 leaves the accesses vectors of 16 bytes.
+    # With a mask that ends at a multiple of 16, the accesses stay vectors of 16 bytes.
     whole = V // _TAIL * _TAIL
     v_tail = whole + tl.arange(0, _TAIL)
     tail = _load(row, bias, v_tail, v_tail < V)

@@ -17,31 +17,32 @@ _PACKAGES = ("masktuning", "torch", "transformers", "datasets")
 
 
 def gather() -> dict[str, Any]:
-    """Versions, devices, and back ends with why they are missing."""
+    """Versions, devices, and the back ends with the reasons why some are unavailable."""
     import torch
 
-    from masktuning.ops import backend, cuda_images
+    from masktuning.ops import backends
+    from masktuning.ops.backends import cubins, extension
 
-    extension = backend.extension()
+    module = extension.find()
     return {
         "python": platform.python_version(),
         **{name: version_of(name) for name in _PACKAGES},
         "threads": torch.get_num_threads(),
         "gpus": [_gpu(i) for i in range(torch.cuda.device_count())],
-        "masktuning_C": dict(extension.build_info()) if extension else None,
-        "backends": dict(backend.available()),
-        "cuda_images": cuda_images.describe(),
-        "forced": os.environ.get(backend.ENVIRONMENT, "auto"),
+        "masktuning_C": dict(module.build_info()) if module else None,
+        "backends": dict(backends.available()),
+        "cuda_cubins": cubins.describe(),
+        "forced": os.environ.get(backends.ENVIRONMENT, "auto"),
     }
 
 
 def _gpu(index: int) -> str:
     import torch
 
-    from masktuning.ops import backend
+    from masktuning.ops import backends
 
     major, minor = torch.cuda.get_device_capability(index)
-    missing = backend.missing_gpu_code((major, minor), torch.cuda.get_arch_list())
+    missing = backends.missing_gpu_code((major, minor), torch.cuda.get_arch_list())
     note = f"; {missing}" if missing else ""
     return f"{torch.cuda.get_device_name(index)} (sm_{major}{minor}{note})"
 
@@ -59,16 +60,16 @@ def main(argv: list[str]) -> None:
     built = facts["masktuning_C"]
     if built:
         print(f"{'masktuning_C':14s}g++ {built.get('compiler')}; code for {built['processors']}")
-    print(f"{'CUDA images':14s}{facts['cuda_images']}")
+    print(f"{'CUDA cubins':14s}{facts['cuda_cubins']}")
     print("\nback ends")
     for name, reason in facts["backends"].items():
         print(f"  {name:12s}{reason or 'available'}")
-    from masktuning.ops import backend
+    from masktuning.ops import backends
 
-    print(f"  {backend.ENVIRONMENT}={facts['forced']}")
+    print(f"  {backends.ENVIRONMENT}={facts['forced']}")
     try:
-        rows = backend.describe()
-    except backend.BackendError as error:  # the one that the environment names is not here
+        rows = backends.describe()
+    except backends.BackendError as error:  # the one that the environment names is not here
         raise UsageError(str(error)) from None
     print("\nop                        device  uses")
     for row in rows:

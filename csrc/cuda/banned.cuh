@@ -1,24 +1,24 @@
 // Which elements of a row may not be substituted, as one bit each in shared memory.
 //
-// The bits are set while the row is on its way from memory, and looking one up costs the same
-// whether three ids are banned or thousands.
+// The bits are set while the row is being loaded. Looking one up costs the same whether three ids are
+// banned or thousands.
 #pragma once
 
 #include "row_tile.cuh"
 
 namespace masktuning {
 
-// The bits of element `index` lie so that those of one 16-byte vector are in one word.
+// The bits are arranged so that those of one 16-byte vector are in one word.
 template <typename Tile>
 struct Banned {
   static constexpr int kElements = Tile::kElements;
   static constexpr int kWords = (Tile::kThreads * Tile::kVectors + 2) * kElements / 32 + 1;
   u32* bits;  // kWords of them
   int head;
-  bool any;  // without banned ids the bits are neither set nor read
+  bool any;  // false: no id is banned, and the bits are neither set nor read
 
-  // Sets the bits of the tile, whose first element is element `first` of the whole row: those of
-  // ids_N, and of every id from `limit` on. All threads pass the barriers.
+  // Sets the bits of the ids in ids_N and of every id from `limit` on. The tile starts at element
+  // `first` of the whole row. All threads of the block must call this.
   __device__ __forceinline__ Banned(u32* bits_, const Tile& tile, const i64* ids_N, i64 N, i64 limit,
                                     i64 first)
       : bits(bits_), head(tile.head), any(N > 0 || limit < first + tile.length) {
@@ -56,9 +56,9 @@ struct Banned {
   __device__ __forceinline__ int place(int index) const { return index - head + kElements; }
 };
 
-// The largest element of this thread, and the largest one that is not banned. The few vectors with
-// a banned element are read again: going through their registers would take one copy of the code
-// for each of the thread's vectors.
+// The largest element of this thread, and the largest one that is not banned. The few vectors that have
+// a banned element are read again: examining them in registers would need a copy of the code for each
+// vector of the thread.
 template <typename Tile>
 __device__ __forceinline__ void find_maxima(const Tile& tile, const Banned<Tile>& banned,
                                             float* largest, float* allowed) {

@@ -1,10 +1,10 @@
-// The k largest allowed elements of a row without a sort.
+// Finds the k largest allowed elements of a row without sorting it.
 //
-// The row's threads form 128 groups. The k-th largest of the groups' maxima, tau, is reached by at
-// least k elements, and seldom by many more: those are collected and ranked. Where too many reach it
-// (a row of ties) the whole block searches the row once for each place.
+// The threads of the block form 128 groups. At least k elements are as large as tau, the k-th largest
+// maximum of a group, and seldom many more. Those are collected and ranked. If there are too many (in a
+// row of ties) the whole block searches the row once for each of the k places.
 //
-// Shared memory: each array of Candidates is written in one phase between two barriers only, so a
+// Each array of Candidates, in shared memory, is written in only one phase between two barriers, so a
 // slow reader can never see values of a later phase.
 #pragma once
 
@@ -27,7 +27,7 @@ struct Candidates {
   float search_value[kWarp];
   int search_index[kWarp];
   float tau;
-  int count;  // more than kMaxCandidates: the list did not suffice
+  int count;  // above kMaxCandidates the list was too short
 };
 
 __device__ __forceinline__ bool precedes(float value, int index, float other, int other_index) {
@@ -40,7 +40,7 @@ __device__ __forceinline__ float warp_maximum(float x) {
   return x;
 }
 
-// The largest of one value per warp.
+// The largest of the values that each warp has written.
 template <int THREADS>
 __device__ __forceinline__ float maximum_of(const float* warps) {
   float x = warps[0];
@@ -49,8 +49,8 @@ __device__ __forceinline__ float maximum_of(const float* warps) {
   return x;
 }
 
-// tau for k places from the largest allowed element of each thread. Returns the largest element of
-// the row, banned or not, and empties the list; all threads pass the barriers.
+// Finds tau for k places from the largest allowed element of each thread. Returns the largest element of
+// the row, banned or not, and empties the list. All threads of the block must call this.
 template <int THREADS>
 __device__ __forceinline__ float find_threshold(Candidates& c, float largest, float allowed, int k,
                                                 float* tau) {
@@ -94,13 +94,13 @@ __device__ __forceinline__ float find_threshold(Candidates& c, float largest, fl
     __syncthreads();
     *tau = c.tau;
   }
-  // Elements of -inf are never substituted, and where fewer than k groups have another one, all the
-  // others are candidates.
+  // An element of -inf is never substituted. If fewer than k groups have another element, all others
+  // are candidates.
   *tau = fmaxf(*tau, -MT_LARGEST);
   return largest;
 }
 
-// Adds an element to the list; false where it is full.
+// Adds an element to the list. Returns false if it is full.
 __device__ __forceinline__ bool collect(Candidates& c, float value, int index) {
   const int slot = atomicAdd(&c.count, 1);
   if (slot >= kMaxCandidates) return false;
@@ -109,8 +109,8 @@ __device__ __forceinline__ bool collect(Candidates& c, float value, int index) {
   return true;
 }
 
-// The allowed elements that reach tau of the thread's vectors in `reaching`, which are few; each
-// element is read again, which the cache serves.
+// Collects the allowed elements that are at least tau from the few vectors of this thread in `reaching`.
+// Each element is read again, from a cache.
 template <typename Tile>
 __device__ __forceinline__ void collect_vectors(Candidates& c, const Tile& tile, float tau,
                                                 const Banned<Tile>& banned, int first,
@@ -127,8 +127,8 @@ __device__ __forceinline__ void collect_vectors(Candidates& c, const Tile& tile,
   }
 }
 
-// Sum of e^(x - shift) over the block's tile, in the same order every time; the elements that reach
-// tau are collected on the way.
+// The sum of e^(x - shift) over the tile of the block, in a fixed order. The allowed elements that are
+// at least tau are collected on the way.
 template <typename Tile>
 __device__ __forceinline__ float sum_and_collect(Candidates& c, Tile& tile, float shift, float tau,
                                                  const Banned<Tile>& banned, int first) {
@@ -159,7 +159,7 @@ __device__ __forceinline__ float sum_and_collect(Candidates& c, Tile& tile, floa
   return sum;
 }
 
-// One search of the block for each place; the result is that of rank_candidates.
+// Fills the k places by one search of the block for each. The result is that of rank_candidates.
 template <typename Tile>
 __device__ __forceinline__ int search(Candidates& c, const Tile& tile, const Banned<Tile>& banned,
                                       int first, int k) {
@@ -213,8 +213,8 @@ __device__ __forceinline__ int search(Candidates& c, const Tile& tile, const Ban
   return k;
 }
 
-// Puts the k first of n candidates in order: a warp takes one candidate at a time and counts how
-// many precede it.
+// Puts the first k of n candidates in order. A warp takes one candidate at a time and counts how many
+// others precede it.
 template <int THREADS>
 __device__ __forceinline__ void rank_candidates(Candidates& c, const float* value, const int* index,
                                                 int n, int k) {
@@ -237,7 +237,7 @@ __device__ __forceinline__ void rank_candidates(Candidates& c, const float* valu
   }
 }
 
-// The k largest allowed elements of the tile into c.top_*, after sum_and_collect; returns how many
+// Writes the k largest allowed elements of the tile to c.top_*, after sum_and_collect. Returns how many
 // there are.
 template <typename Tile>
 __device__ __forceinline__ int choose(Candidates& c, const Tile& tile, const Banned<Tile>& banned,

@@ -1,5 +1,5 @@
-// What the kernels need of the processor: types, 16-bit floats, the fast exponential.
-// No system header is included anywhere under csrc/cuda, because NVRTC finds none.
+// What the kernels need of the GPU: types, 16-bit floats, loads and stores, the fast exponential.
+// No file of csrc/cuda that NVRTC compiles includes a system header, because NVRTC finds none.
 #pragma once
 
 #include "philox.h"
@@ -13,10 +13,10 @@ constexpr int kWarp = 32;
 constexpr u32 kAllLanes = 0xffffffffu;
 #define MT_INFINITY __uint_as_float(0x7f800000u)
 #define MT_NAN __uint_as_float(0x7fffffffu)
-#define MT_LARGEST __uint_as_float(0x7f7fffffu)  // of the finite floats
+#define MT_LARGEST __uint_as_float(0x7f7fffffu)  // the largest finite float
 constexpr float kLog2e = 1.44269504f;
 
-// The element types of logits, as bits.
+// The 16-bit types of logits, as bits.
 struct Half {
   u16 bits;
 };
@@ -24,12 +24,12 @@ struct BFloat16 {
   u16 bits;
 };
 
-// Makes the compiler forget what it has worked out from a word, rather than keep it in a register.
+// Makes the compiler forget what it has computed from a word, so that this takes no register.
 __device__ __forceinline__ void forget(u32& word) { asm volatile("" : "+r"(word)); }
 
-// The four words at `source`, or four times `otherwise` where they are not wanted. The statement is
-// volatile so that the compiler keeps several of these together and ahead of what uses them: all of
-// a row's loads are then under way at once.
+// Loads the four words at `source`, or takes four times `otherwise` if they are not wanted. The
+// statement is volatile so that the compiler keeps several of these together and before their first
+// use. All loads of a row are then under way at once.
 __device__ __forceinline__ void load_words(u32 (&words)[4], const void* source, bool wanted,
                                            u32 otherwise) {
   asm volatile(
@@ -40,8 +40,8 @@ __device__ __forceinline__ void load_words(u32 (&words)[4], const void* source, 
       : "l"(source), "r"((u32)wanted), "r"(otherwise));
 }
 
-// Stores to a row. These are volatile so that a single element that is stored after its vector stays
-// behind it; the compiler may swap ordinary stores of different types.
+// Stores to a row. They are volatile so that an element that is stored after the vector around it is
+// still stored after it; the compiler may swap ordinary stores of different types.
 __device__ __forceinline__ void store_words(void* target, u32 a, u32 b, u32 c, u32 d) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
                :
@@ -54,7 +54,7 @@ __device__ __forceinline__ void store_half_word(void* target, u16 a) {
   asm volatile("st.global.u16 [%0], %1;" : : "l"(target), "h"(a));
 }
 
-// The integer at `source`, loaded where this statement stands, ahead of the row.
+// Loads the integer at `source` where this statement stands, before the row.
 __device__ __forceinline__ i64 load_early(const i64* source) {
   i64 value;
   asm volatile("ld.global.s64 %0, [%1];" : "=l"(value) : "l"(source));
@@ -74,7 +74,7 @@ __device__ __forceinline__ float half_to_float(u32 bits) {
   return x;
 }
 
-// Two floats as 16-bit ones in a word, the first in its low half, rounded to nearest even.
+// Two floats rounded to 16 bits, to nearest even, in one word; the first is in its low half.
 __device__ __forceinline__ u32 pack_half2(float low, float high) {
   u32 word;
 #if __CUDA_ARCH__ >= 800

@@ -1,11 +1,12 @@
-// The integer draw among the k largest elements of a row: the same token on every back end.
+// The draw among the k largest elements of a row, in integer arithmetic, so that every back end draws
+// the same token.
 #pragma once
 
 #include "candidates.cuh"
 
 namespace masktuning {
 
-// Integer weight of a candidate: floor(2^24 * 2^y), rounded as masktuning/ops/draw.py does.
+// The integer weight of a candidate, floor(2^24 * 2^y), rounded as masktuning/ops/topk_sampling.py does.
 __device__ __forceinline__ u32 draw_weight(float value, float best, float scale) {
   float y = __fmul_rn(__fadd_rn(value, -best), scale);
   if (!(y > -25.0f)) y = -25.0f;
@@ -21,8 +22,8 @@ __device__ __forceinline__ u32 draw_weight(float value, float best, float scale)
   return (u32)__fmul_rn(power, unit);
 }
 
-// One of the first n places, by the 32-bit draw; called by one whole warp. 64 weights of at most
-// 2^24 fit 32 bits.
+// The id of one of the first n candidates, chosen by their weights and the random number `draw`. Called
+// by one whole warp. The sum of 64 weights of at most 2^24 fits 32 bits.
 __device__ __forceinline__ int draw_among(const Candidates& c, int n, float scale, u32 draw) {
   const int lane = threadIdx.x % kWarp;
   const float best = c.top_value[0];

@@ -1,4 +1,4 @@
-// dual_cross_entropy on a GPU: one block, every sum in a fixed order.
+// dual_cross_entropy on a GPU, by one block. The order of every sum is fixed.
 // Shapes: B examples, C classes, M masked positions.
 #include "row_tile.cuh"
 
@@ -6,7 +6,7 @@ namespace masktuning {
 
 constexpr int kThreads = 256;
 
-// Filled by masktuning/ops/cuda.py, in this order.
+// Packed by masktuning/ops/dual_cross_entropy.py, in this order.
 struct DualArguments {
   const float* losses_M;
   const void* logits_BC;
@@ -17,7 +17,7 @@ struct DualArguments {
   double alpha, label_smoothing;
 };
 
-// The sums of two numbers over the block, in the same order every time; thread 0 has them.
+// The sums of two numbers over the block, in a fixed order; thread 0 gets them.
 __device__ __forceinline__ void block_sums(double* first, double* second) {
   constexpr int kWarps = kThreads / kWarp;
   __shared__ double firsts[kWarps], seconds[kWarps];
@@ -39,14 +39,14 @@ __device__ __forceinline__ void block_sums(double* first, double* second) {
   }
 }
 
-// Loss of example b, and its gradient divided by the number of labels.
+// Returns the loss of example b, and writes its gradient divided by the number of labels.
 template <typename T>
 __device__ __forceinline__ double example(const DualArguments& a, i64 b, float row_scale) {
   const T* x = static_cast<const T*>(a.logits_BC) + b * a.C;
   float* gradient = a.gradient_BC + b * a.C;
   const i64 label = a.labels_B[b];
   const bool ignored = label == a.ignore_index, bad = label < 0 || label >= a.C;
-  if (ignored || bad) {  // a label outside the classes shows as NaN
+  if (ignored || bad) {  // a label outside the classes gives NaN
     for (i64 c = 0; c < a.C; ++c) gradient[c] = ignored ? 0.0f : MT_NAN;
     return ignored ? 0.0 : (double)MT_NAN;
   }
@@ -61,12 +61,12 @@ __device__ __forceinline__ double example(const DualArguments& a, i64 b, float r
   }
   const float log_sum = logf(sum), smoothing = (float)a.label_smoothing;
   for (i64 c = 0; c < a.C; ++c) {
-    // Smoothed target: (1 - s) on the label and s / C on every class.
+    // The smoothed target is 1 - s on the label, plus s / C on every class.
     const float wanted = __fdividef(smoothing, (float)a.C) + (c == label ? 1.0f - smoothing : 0.0f);
     gradient[c] = (__fdividef(expf(Packing<T>::load(x + c) - max), sum) - wanted) * row_scale;
   }
   const double of_label = (double)log_sum - (Packing<T>::load(x + label) - max);
-  if (a.label_smoothing == 0.0) return of_label;  // 0 times a logit of -inf would be NaN
+  if (a.label_smoothing == 0.0) return of_label;  // 0 * inf, which a logit of -inf leads to, would be NaN
   return (1.0 - a.label_smoothing) * of_label +
          a.label_smoothing * (log_sum - __fdividef((float)shifted, (float)a.C));
 }
@@ -81,7 +81,7 @@ __device__ __forceinline__ void dual(const DualArguments& a) {
   }
   block_sums(&mlm, &classification);
   if (threadIdx.x != 0) return;
-  // The fast division, here and above: an exact one is a call, for which registers spill.
+  // Divisions here and above are the fast ones: an exact one is a function call, which spills registers.
   mlm = masked > 0.0f ? __fdividef((float)mlm, masked) : mlm * 0.0;
   classification = labels > 0.0f ? __fdividef((float)classification, labels) : classification * 0.0;
   a.terms_4[3] = masked > 0.0f ? __fdividef(1.0f, masked) : 0.0f;

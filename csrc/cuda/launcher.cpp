@@ -23,7 +23,8 @@ void find(void* library, const char* name, F& function) {
   if (function == nullptr) fail(std::string("no function ") + name + " in the CUDA library");
 }
 
-// The driver's functions, as its ABI has them; handles are pointers, devices and results ints.
+// The functions of the driver with the types of its ABI: handles are pointers, devices and results
+// are ints.
 struct Driver {
   int (*init)(unsigned);
   int (*error)(int, const char**);
@@ -66,7 +67,7 @@ const Driver& driver() {
   return instance;
 }
 
-// The primary context of a device, which is PyTorch's; retained once and kept.
+// The primary context of a device, which PyTorch uses too. It is retained once and kept.
 void* primary_context(int device) {
   static std::mutex mutex;
   static std::map<int, void*> contexts;
@@ -81,7 +82,8 @@ void* primary_context(int device) {
   return context;
 }
 
-// autograd's threads may have no current context, or another device's.
+// Makes the context of a device the current one for a while. The threads of autograd may have no
+// current context, or that of another device.
 class CurrentContext {
  public:
   explicit CurrentContext(int device) {
@@ -95,7 +97,7 @@ class CurrentContext {
   CurrentContext& operator=(const CurrentContext&) = delete;
 };
 
-// NVRTC's functions; a program is a pointer.
+// The functions of NVRTC; a program is a pointer.
 struct Nvrtc {
   int (*create)(void**, const char*, const char*, int, const char* const*, const char* const*);
   int (*compile)(void*, int, const char* const*);
@@ -146,7 +148,7 @@ Compiled nvrtc_compile(const std::string& library, const std::string& name,
     fail("nvrtcCreateProgram failed");
   }
   const std::string architecture = "--gpu-architecture=" + arch;
-  // The log then holds registers, stack and spills of each kernel.
+  // With -v the log holds the registers, stack and spills of each kernel.
   const char* options[] = {architecture.c_str(), "--std=c++17", "--ptxas-options=-v"};
   const int result = nvrtc.compile(program, 3, options);
   Compiled compiled;
@@ -162,7 +164,7 @@ Compiled nvrtc_compile(const std::string& library, const std::string& name,
 
 uint64_t cuda_load(int device, const std::string& cubin) {
   const CurrentContext current(device);
-  constexpr int kRelaxed = 2;  // loading is no operation of the stream that is being captured
+  constexpr int kRelaxed = 2;  // a stream may be captured now, and loading is not an operation of it
   int mode = kRelaxed;
   driver().check(driver().capture_mode(&mode), "cuThreadExchangeStreamCaptureMode");
   void* module = nullptr;

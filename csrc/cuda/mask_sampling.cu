@@ -1,6 +1,6 @@
-// sample_masks on a GPU, policy `exact`: a block a row, a radix select over the draws.
+// sample_masks on a GPU, with the policy `exact`: one block per row, and a radix select over the draws.
 //
-// The draws are made anew in every pass: Philox costs less than keeping them, and any length fits.
+// Every pass computes the draws again. Philox costs less than keeping them, and any length fits.
 // Shapes: B examples, L tokens, M masked positions, N replacement ids.
 #include "device.cuh"
 
@@ -11,17 +11,17 @@ constexpr i64 kIgnoreIndex = -100;
 constexpr u32 kShowMaskBelow = 3435973837u;    // round(0.8 * 2^32)
 constexpr u32 kShowRandomBelow = 3865470566u;  // round(0.9 * 2^32)
 
-// Filled by masktuning/ops/cuda.py, in this order.
+// Packed by masktuning/ops/mask_sampling.py, in this order.
 struct MaskArguments {
   const i64* input_ids_BL;
   const bool* maskable_BL;
   const i64 *example_ids_B, *offsets_B1, *rng_2;
-  const i64* replacement_ids_N;  // null: every chosen token shows the mask
+  const i64* replacement_ids_N;  // null: every masked token is replaced by the mask
   i64 *masked_ids_BL, *positions_M, *targets_M;
   i64 B, L, N, M, mask_token_id;
 };
 
-// The sum over the threads before this one, and over all; two barriers.
+// Returns the sum over the threads before this one; *total is the sum over all. There are two barriers.
 __device__ __forceinline__ u32 exclusive_sum(u32 value, u32* total) {
   __shared__ u32 warp_sums[kThreads / kWarp];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -47,11 +47,11 @@ __device__ __forceinline__ u32 exclusive_sum(u32 value, u32* total) {
 struct Row {
   const MaskArguments& a;
   i64 b;
-  u32 example_id, visit, k0, k1;
+  u32 example_id, epoch, k0, k1;
 
   __device__ __forceinline__ Row(const MaskArguments& a_, i64 b_) : a(a_), b(b_) {
     example_id = (u32)a.example_ids_B[b];
-    visit = (u32)a.rng_2[1];
+    epoch = (u32)a.rng_2[1];
     k0 = (u32)a.rng_2[0];
     k1 = (u32)((u64)a.rng_2[0] >> 32);
   }
@@ -61,21 +61,22 @@ struct Row {
   }
 
   __device__ __forceinline__ u32 draw(i64 t) const {
-    return philox4x32_10((u32)t, example_id, visit, kStreamMasking, k0, k1).w0;
+    return philox4x32_10((u32)t, example_id, epoch, kStreamMasking, k0, k1).w0;
   }
 
-  // What a masked token shows: the mask, or under 80/10/10 sometimes a random or its own token.
+  // What replaces a masked token: the mask or, if there are replacement ids, sometimes one of them or
+  // the token itself.
   __device__ __forceinline__ i64 shown(i64 t, i64 original) const {
     if (a.replacement_ids_N == nullptr) return a.mask_token_id;
-    const Words words = philox4x32_10((u32)t, example_id, visit, kStreamCorruption, k0, k1);
+    const Words words = philox4x32_10((u32)t, example_id, epoch, kStreamCorruption, k0, k1);
     if (words.w0 < kShowMaskBelow) return a.mask_token_id;
     if (words.w0 >= kShowRandomBelow) return original;
     return a.replacement_ids_N[((u64)words.w1 * (u64)a.N) >> 32];
   }
 };
 
-// The `wanted`-th smallest draw of the row's maskable tokens; *ties becomes how many of the tokens
-// that have just this draw belong to the smallest, and is 0 where none is wanted or there.
+// The `wanted`-th smallest draw of the maskable tokens of the row. *ties becomes the number of tokens
+// with exactly this draw that are to be masked; it is 0 if no token is wanted or maskable.
 __device__ __forceinline__ u32 select_draw(const Row& row, u32 wanted, u32* ties) {
   __shared__ u32 histogram[kThreads];
   __shared__ u32 found[2];
@@ -107,6 +108,7 @@ __device__ __forceinline__ u32 select_draw(const Row& row, u32 wanted, u32* ties
   return prefix;
 }
 
+// Marks slots as surplus: they count for nothing.
 __device__ __forceinline__ void fill(const MaskArguments& a, i64 begin, i64 end) {
   if (begin < 0) begin = 0;
   if (end > a.M) end = a.M;
@@ -127,13 +129,13 @@ extern "C" __global__ __launch_bounds__(256) void sample_masks(masktuning::MaskA
   const i64 begin = a.offsets_B1[b], end = a.offsets_B1[b + 1];
   u32 ties;
   const u32 last = select_draw(row, end > begin ? (u32)(end - begin) : 0u, &ties);
-  u32 smaller = 0, equal = 0;  // tokens before this chunk whose draw is below `last`, or is `last`
+  u32 smaller = 0, equal = 0;  // tokens before this chunk with a draw below, or equal to, `last`
   for (i64 chunk = 0; chunk < a.L; chunk += kThreads) {
     const i64 t = chunk + threadIdx.x;
     const bool candidate = ties != 0 && row.maskable(t);
     const u32 draw = candidate ? row.draw(t) : 0u;
     const bool below = candidate && draw < last, same = candidate && draw == last;
-    u32 total;  // two counts in one word; a chunk has 256 tokens
+    u32 total;  // two counts share a word, since a chunk has 256 tokens
     const u32 before = exclusive_sum((below ? 1u : 0u) | (same ? 65536u : 0u), &total);
     const u32 same_before = equal + (before >> 16);
     if (t < a.L) {
@@ -150,6 +152,6 @@ extern "C" __global__ __launch_bounds__(256) void sample_masks(masktuning::MaskA
     smaller += total & 65535u;
     equal += total >> 16;
   }
-  // Offsets that ask for more than the row has leave rows that count for nothing.
+  // Offsets that ask for more tokens than the row can mask leave surplus slots.
   fill(a, begin + smaller + (equal < ties ? equal : ties), end);
 }

@@ -1,4 +1,4 @@
-// The outputs of a row: loss, log-sum-exp, token, and the part of the text that the row copies.
+// The outputs of a row: loss, log-sum-exp, token, and the part of the text that its block copies.
 //
 // Shapes: B examples, L tokens, M rows, V vocabulary, N banned ids, S slices of a row.
 #pragma once
@@ -9,44 +9,45 @@ namespace masktuning {
 
 constexpr i64 kIgnoreIndex = -100;
 
-// Filled by masktuning/ops/cuda.py, in this order.
+// Packed by the Python file of the op, in this order.
 struct RowArguments {
   void* logits_MV;
-  const void* bias_V;  // rows and bias must be equally aligned; null without a bias
+  const void* bias_V;  // null without a bias, which must be aligned as the rows are
   const i64 *positions_M, *targets_M, *example_ids_B, *rng_2, *banned_ids_N, *input_ids_BL;
   float* losses_M;
   i64 *tokens_M, *filled_ids_BL;
-  float *lse_M, *slices;  // slices: a scratch row for each row, see token_substitution.cu
+  float *lse_M, *slices;  // slices: the scratch memory of the rows, see Slices
   i64 V, row_stride, BL, L, N, tokenizer_size, S, slice_length;
   int top_k;
-  float draw_scale, gradient_scale;  // gradient_scale 0: the logits stay
+  float draw_scale, gradient_scale;  // gradient_scale 0 leaves the logits
 };
 
-// What is known of a row once all of it has been read.
+// What is known of a row when all of it has been read.
 struct RowSum {
   float shift, sum;  // sum of e^(x - shift)
   bool broken;       // NaN or +inf among the logits
 };
 
-// What the end of a row needs from elsewhere, in shared memory. It is fetched at the start, while
-// the row is on its way, because these loads depend on each other.
+// What the last part of a row needs from elsewhere, in shared memory. It is fetched at the start, while
+// the row is being loaded, because these loads depend on each other.
 struct RowFacts {
-  i64 target, position, original;  // position: -1 where no token is to be written
+  i64 target, position, original;  // position: -1 if no token is to be written
   float x_target;
-  u32 word;  // the draw
+  u32 word;  // the random number
 };
 
 __device__ __forceinline__ bool in_vocabulary(const RowArguments& a, i64 target) {
   return target >= 0 && target < a.V;
 }
 
-// By one thread, after load_early: where the row's token goes, what stands there and its draw.
+// Called by one thread, after load_early: where the token of the row goes, which token is there, and
+// the random number.
 __device__ __forceinline__ void fetch_place(const RowArguments& a, i64 position, RowFacts& facts) {
   const bool inside = position >= 0 && position < a.BL;
   facts.position = inside ? position : -1;
   facts.original = inside ? a.input_ids_BL[position] : -1;
   if (!inside || a.top_k <= 1) return;
-  // In 32 bits: a 64-bit division would take registers that hold the row.
+  // A division in 64 bits would need registers that hold the row.
   const u32 b = (u32)position / (u32)a.L, t = (u32)position % (u32)a.L;
   const u64 seed = (u64)a.rng_2[0];
   facts.word = philox4x32_10(t, (u32)a.example_ids_B[b], (u32)a.rng_2[1], kStreamSubstitution,
@@ -58,16 +59,16 @@ __device__ __forceinline__ i64 load_next_position(const RowArguments& a, i64 m) 
   return m + 1 < gridDim.x ? load_early(a.positions_M + m + 1) : -1;
 }
 
-// Copies the text from this row's position to the next row's, so that the rows together copy all of
-// it but the masked tokens, and no launch is spent on a copy. Positions ascend; where they do not,
-// which nobody can check on a GPU without waiting for it, the copy goes on to the end of the text, so
-// that no token is left unwritten, and a masked token may keep its original.
+// Copies the text from the position of this row to that of the next row, so that the rows together copy
+// all of it but the masked tokens, and no launch is needed for a copy. Positions ascend. If they do not,
+// which cannot be checked on a GPU without waiting for it, the copy goes on to the end of the text. Then
+// no token is left unwritten, but a masked token may keep its original.
 __device__ __forceinline__ void copy_text(const RowArguments& a, i64 m, i64 position, i64 next,
                                           int threads) {
   const bool inside = position >= 0 && position < a.BL;
   if (m != 0 && !inside) return;
   const i64 end = inside && next > position && next < a.BL ? next : a.BL;
-  // From the block's last thread down: the first warps have other loads to wait for.
+  // The last thread of the block takes the first token: the first warps have other loads to wait for.
   const i64 begin = m == 0 ? 0 : position + 1;
 #pragma unroll 1
   for (i64 p = begin + (threads - 1 - (int)threadIdx.x); p < end; p += threads) {
@@ -75,7 +76,7 @@ __device__ __forceinline__ void copy_text(const RowArguments& a, i64 m, i64 posi
   }
 }
 
-// By thread 0: loss and log-sum-exp. A target outside the vocabulary shows as NaN.
+// Called by thread 0: loss and log-sum-exp. A target outside the vocabulary gives NaN.
 __device__ __forceinline__ void write_loss(const RowArguments& a, i64 m, const RowSum& row,
                                            i64 target, float x_target) {
   const float log_sum = logf(row.sum);
@@ -84,7 +85,7 @@ __device__ __forceinline__ void write_loss(const RowArguments& a, i64 m, const R
   a.losses_M[m] = target == kIgnoreIndex ? 0.0f : bad ? MT_NAN : log_sum - (x_target - row.shift);
 }
 
-// By the first warp: the token of a row, from the n largest in c.
+// Called by the first warp: the token of a row, from the n largest logits in c.
 __device__ __forceinline__ void write_token(const RowArguments& a, i64 m, const Candidates& c, int n,
                                             bool broken, const RowFacts& facts) {
   i64 token = facts.original;

@@ -1,7 +1,7 @@
 // A row of logits, or a slice of one, held in the registers of a block.
 //
-// Every 16-byte vector that lies wholly within the row, whatever its alignment, is read and written
-// as one access; what remains at the two ends, less than 32 bytes in all, is one element a thread.
+// Every aligned 16-byte vector that lies wholly within the row is read and written in one access. What
+// remains at the two ends, less than 32 bytes in total, is read and written one element per thread.
 //
 // Shapes: V vocabulary.
 #pragma once
@@ -10,7 +10,7 @@
 
 namespace masktuning {
 
-// How elements of type T lie in a 16-byte vector.
+// How elements of type T are stored in a 16-byte vector.
 template <typename T>
 struct Packing;
 
@@ -59,7 +59,7 @@ struct Packing<BFloat16> {
   }
 };
 
-// Enough bits for one per vector of a thread.
+// An integer with one bit for each vector of a thread.
 template <bool MANY>
 struct VectorBits {
   typedef u32 Type;
@@ -69,7 +69,7 @@ struct VectorBits<true> {
   typedef u64 Type;
 };
 
-// BIAS: the logits are row + bias, each sum rounded to T as a matrix product with a bias would be.
+// With BIAS the logits are row + bias. Each sum is rounded to T, as a matrix product with a bias does.
 template <typename T, int THREADS, int VECTORS, bool BIAS>
 struct RowTile {
   typedef T Element;
@@ -84,9 +84,9 @@ struct RowTile {
   const T* bias;
   int length, head, vectors;  // elements before the first vector, and whole vectors
   u32 words[VECTORS][4];      // vector i of this thread is vector i * THREADS + thread of the row
-  float edge;                 // this thread's element at the row's ends; -inf where there is none
+  float edge;                 // this thread's element at the ends of the row, or -inf
 
-  // Starts to read row[0, length). A bias must begin at the same alignment as the row.
+  // Starts to read row[0, length). The bias must be aligned as the row is.
   __device__ __forceinline__ RowTile(T* row_, int length_, const T* bias_)
       : row(row_), bias(bias_), length(length_) {
     const int offset = (int)((u64)row & 15u) / (int)sizeof(T);
@@ -102,16 +102,16 @@ struct RowTile {
     edge = index < 0 ? -MT_INFINITY : P::load(row + index);
   }
 
-  // Adds the bias to what was read; where there is none this is nothing. The row's own loads are
-  // waited for here, after those of the first bias vectors have been started.
+  // Adds the bias, if there is one, to what was read. This waits for the loads of the row, after those
+  // of the first vectors of the bias have been started.
   __device__ __forceinline__ void add_bias() {
     if (!BIAS) return;
     const int index = edge_index();
     if (index >= 0) edge = rounded(edge + P::load(bias + index));
 #pragma unroll
     for (int first = 0; first < VECTORS; first += kBatch) {
-      // A branch, and not a condition of each load: the compiler would start all of the bias's loads
-      // at once, and spill what it has no registers for.
+      // This is a branch, not a condition of each load. Otherwise the compiler starts all loads of the
+      // bias at once, and spills those that it has no registers for.
       if (first * THREADS + (int)threadIdx.x >= vectors) break;
       u32 b[kBatch][4];
 #pragma unroll
@@ -126,13 +126,13 @@ struct RowTile {
     }
   }
 
-  // The element at an end of the row that is this thread's, or -1.
+  // The index of this thread's element at the ends of the row, or -1.
   __device__ __forceinline__ int edge_index() const {
     const int t = threadIdx.x, middle = vectors * kElements;
     return t < length - middle ? (t < head ? t : t + middle) : -1;
   }
 
-  // Where vector v of the row begins, and the bit of this thread's vector i.
+  // The index at which vector v of the row begins, and the bit of vector i of this thread.
   __device__ __forceinline__ int index_of(int v) const { return head + v * kElements; }
   static __device__ __forceinline__ Vectors vector_bit(int i) { return (Vectors)1 << i; }
 
@@ -147,19 +147,19 @@ struct RowTile {
 
   __device__ __forceinline__ bool contains(i64 index) const { return index >= 0 && index < length; }
 
-  // Element `index` as its owner has it; read from memory, so before any replace().
+  // Element `index` as its owner holds it. It is read from memory, so this must precede replace().
   __device__ __forceinline__ float element(i64 index) const {
     const float x = P::load(row + index);
     return BIAS ? rounded(x + P::load(bias + index)) : x;
   }
 
-  // In each sweep of the row: its words stay in registers, its unpacked floats would not fit.
+  // Called in each sweep of the row: its words stay in registers, but its floats would not fit.
   __device__ __forceinline__ void forget_floats(int i) {
 #pragma unroll
     for (int w = 0; w < 4; ++w) forget(words[i][w]);
   }
 
-  // Writes f(element) in each element's place.
+  // Overwrites each element by f(element).
   template <typename F>
   __device__ __forceinline__ void replace(F f) {
 #pragma unroll

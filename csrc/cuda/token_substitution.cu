@@ -1,10 +1,11 @@
-// substitute_tokens on a GPU: log-sum-exp, loss, the k largest, the draw among them, the scatter
-// into the text and, when training, the gradient over the logits.
+// substitute_tokens on a GPU: log-sum-exp, loss, the k largest logits, the draw among them, the scatter
+// into the text and, when training, the gradient, which overwrites the logits.
 //
-// substitute_rows_*: a block per row, one read and one write, the row in registers.
-// split_rows_*, then finish_rows_*: a row among several blocks, where rows are few or long; the
-// second kernel reads the logits again (from the L2 cache, at the sizes that they are meant for).
-// Each comes with and without a bias.
+// substitute_rows_*: one block per row, which holds the row in registers, reads it once and writes it
+// once.
+// split_rows_*, followed by finish_rows_*: several blocks per row, for few or long rows. The second
+// kernel reads the logits again, from the L2 cache at the sizes that the two are meant for.
+// Each kernel exists with and without a bias.
 //
 // Shapes: B examples, L tokens, M rows, V vocabulary, N banned ids, S slices of a row.
 // The order of every sum is fixed, so two runs give the same bits.
@@ -12,7 +13,8 @@
 
 namespace masktuning {
 
-// Scratch of a row: S maxima, S sums, the target's logit, then S * top_k values and indices.
+// The scratch memory of a row: S maxima, S sums, the logit of the target, then S * top_k values and as
+// many indices.
 struct Slices {
   float *max, *sum, *target, *value;
   int* index;
@@ -25,7 +27,8 @@ struct Slices {
   }
 };
 
-// (p - onehot) * gradient_scale over the logits of the tile, which starts at element `first`.
+// Overwrites the logits of the tile, which starts at element `first` of its row, by (p - onehot) *
+// gradient_scale.
 template <typename Tile>
 __device__ __forceinline__ void write_gradient(const RowArguments& a, Tile& tile, i64 first,
                                                const RowSum& row, i64 target, float x_target) {
@@ -38,7 +41,8 @@ __device__ __forceinline__ void write_gradient(const RowArguments& a, Tile& tile
   tile.replace([=](float x) { return fast_exp2((x - shift) * kLog2e) * factor; });
   const i64 index = target - first;
   if (bad || !tile.contains(index) || tile.owner((int)index) != (int)threadIdx.x) return;
-  // By the thread that wrote p there; -1 is folded in float32, before any rounding to 16 bits.
+  // Written by the thread that wrote p there. The 1 is subtracted in float32, before any rounding to 16
+  // bits.
   const float term = fast_exp2((x_target - shift) * kLog2e);
   Tile::P::store(tile.row + index, (term - row.sum) * __fdividef(a.gradient_scale, row.sum));
 }
@@ -50,7 +54,7 @@ __device__ __forceinline__ void substitute_rows(const RowArguments& a) {
   __shared__ RowFacts facts;
   __shared__ u32 banned_bits[Banned<Tile>::kWords];
   const i64 m = blockIdx.x;
-  // Every load that depends on nothing is started before the first that is waited for.
+  // All loads that depend on no other are started before one of them is waited for.
   const i64 target = load_early(a.targets_M + m), position = load_early(a.positions_M + m);
   const i64 next = load_next_position(a, m);
   Tile tile(static_cast<T*>(a.logits_MV) + m * a.row_stride, (int)a.V, static_cast<const T*>(a.bias_V));
@@ -71,13 +75,13 @@ __device__ __forceinline__ void substitute_rows(const RowArguments& a) {
   sum.broken = !(sum.sum < MT_INFINITY) || max == MT_INFINITY;
   const int n = choose(c, tile, banned, 0, a.top_k);
   __syncthreads();
-  // First, so that the row's stores are under way during the draw.
+  // The gradient comes first, so that its stores are under way during the draw.
   if (a.gradient_scale != 0.0f) write_gradient(a, tile, 0, sum, facts.target, facts.x_target);
   if (threadIdx.x == 0) write_loss(a, m, sum, facts.target, facts.x_target);
   if (threadIdx.x < kWarp) write_token(a, m, c, n, sum.broken, facts);
 }
 
-// The part of row m that slice s of it is.
+// The slice of row m that starts at element `first`.
 template <typename Tile>
 __device__ __forceinline__ Tile slice_of_row(const RowArguments& a, i64 m, i64 first) {
   typedef typename Tile::Element T;
@@ -87,7 +91,8 @@ __device__ __forceinline__ Tile slice_of_row(const RowArguments& a, i64 m, i64 f
               (int)(left < a.slice_length ? left : a.slice_length), bias);
 }
 
-// Slice s of row m: its maximum, its sum, its k largest, and the target's logit where it is here.
+// Block (m, s) finds the maximum, the sum and the k largest logits of slice s of row m, and the logit of
+// the target if the slice contains it.
 template <typename T, int THREADS, int VECTORS, bool BIAS>
 __device__ __forceinline__ void split_rows(const RowArguments& a) {
   typedef RowTile<T, THREADS, VECTORS, BIAS> Tile;
@@ -118,7 +123,7 @@ __device__ __forceinline__ void split_rows(const RowArguments& a) {
   }
 }
 
-// The slices' sums of one row, added up in order.
+// The sum of a row from the sums of its slices, in their order.
 __device__ __forceinline__ RowSum add_slices(const RowArguments& a, const Slices& slices) {
   float max = -MT_INFINITY;
 #pragma unroll 1
@@ -128,7 +133,7 @@ __device__ __forceinline__ RowSum add_slices(const RowArguments& a, const Slices
   row.sum = 0.0f;
 #pragma unroll 1
   for (i64 j = 0; j < a.S; ++j) {
-    if (slices.sum[j] == 0.0f) continue;  // -inf alone, which has no scale
+    if (slices.sum[j] == 0.0f) continue;  // a slice of nothing but -inf has no scale
     const float shift = slices.max[j] == -MT_INFINITY ? 0.0f : slices.max[j];
     row.sum += slices.sum[j] * fast_exp2((shift - row.shift) * kLog2e);
   }
@@ -136,8 +141,8 @@ __device__ __forceinline__ RowSum add_slices(const RowArguments& a, const Slices
   return row;
 }
 
-// Every block adds up its row's slices and writes its slice of the gradient; the row's first block
-// also writes loss and token.
+// Every block adds up the slices of its row and writes its slice of the gradient. The first block of a
+// row also writes loss and token.
 template <typename T, int THREADS, int VECTORS, bool BIAS>
 __device__ __forceinline__ void finish_rows(const RowArguments& a) {
   typedef RowTile<T, THREADS, VECTORS, BIAS> Tile;
@@ -145,7 +150,7 @@ __device__ __forceinline__ void finish_rows(const RowArguments& a) {
   __shared__ RowFacts facts;
   if (a.gradient_scale == 0.0f && blockIdx.y != 0) return;
   const i64 m = blockIdx.x, first = blockIdx.y * a.slice_length;
-  Tile tile = slice_of_row<Tile>(a, m, first);  // on its way during what follows
+  Tile tile = slice_of_row<Tile>(a, m, first);  // its loads are under way during what follows
   const Slices slices(a, m);
   const RowSum sum = add_slices(a, slices);
   const i64 target = a.targets_M[m];
@@ -188,8 +193,8 @@ __device__ __forceinline__ void finish_rows(const RowArguments& a) {
   MT_BOTH(split, NAME, T, THREADS, VECTORS, BLOCKS)      \
   MT_BOTH(finish, NAME, T, THREADS, VECTORS, BLOCKS)
 
-// Threads x vectors: V up to 4,096, 32,768 and 57,344 in 16 bits; 2,048, 30,720 and 51,200 in 32.
-// masktuning/ops/cuda.py chooses among them by these names.
+// Threads x vectors. In 16 bits these hold rows of up to 4,096, 32,768 and 57,344 logits; in 32 bits of
+// up to 2,048, 30,720 and 51,200. masktuning/ops/token_substitution_kernels.py chooses by these names.
 namespace masktuning {
 typedef float Float;
 }

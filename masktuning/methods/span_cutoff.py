@@ -15,7 +15,7 @@ from torch import Tensor
 from masktuning.data.batch import Batch
 from masktuning.methods.base import Method
 from masktuning.methods.step import Step
-from masktuning.ops.random import STREAM_CUTOFF, draw_words
+from masktuning.ops.philox import STREAM_CUTOFF, draw_words
 
 
 @dataclass

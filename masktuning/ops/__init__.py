@@ -1,12 +1,13 @@
-"""The operations of one Mask-tuning step, each with its PyTorch reference and its back ends."""
+"""The operations of a training step, each with its PyTorch reference and its back ends."""
 
 from masktuning.ops.dual_cross_entropy import DualLoss, dual_cross_entropy
-from masktuning.ops.mask_sampling import MaskedTokens, sample_masks, sample_masks_threshold
+from masktuning.ops.mask_sampling import MaskedTokens, sample_masks
 from masktuning.ops.masked_lm_head import (
     MaskedLMOutput,
     masked_lm_head,
     masked_lm_head_from_logits,
 )
+from masktuning.ops.threshold_masking import sample_masks_threshold
 from masktuning.ops.token_substitution import SubstitutedTokens, substitute_tokens
 
 __all__ = [

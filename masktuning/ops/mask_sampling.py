@@ -1,22 +1,23 @@
-"""Chooses the tokens to mask; the draws are the counter contract of ops/random.py.
+"""Chooses the tokens to mask, with the random numbers of the counter contract in ops/philox.py.
 
 Shapes: B examples, L tokens, M masked positions, N replacement ids.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from masktuning.ops import backend, cpp
-from masktuning.ops.checks import check_tensor, runs_directly
-from masktuning.ops.random import STREAM_CORRUPTION, STREAM_MASKING, draw_words
+from masktuning.ops.backends import launch, select, triton
+from masktuning.ops.backends.extension import address, contiguous, length, module
+from masktuning.ops.checks import IGNORE_INDEX, check_dtype, check_tensor, runs_directly
+from masktuning.ops.philox import STREAM_CORRUPTION, STREAM_MASKING, draw_words
 
-IGNORE_INDEX = -100
 _SHOW_MASK_BELOW = round(0.8 * 2**32)
 _SHOW_RANDOM_BELOW = round(0.9 * 2**32)
+_CUDA = launch.declare("mask_sampling", "9P5q", ["sample_masks"])
 
 
 class MaskedTokens(NamedTuple):
@@ -30,6 +31,16 @@ class MaskedTokens(NamedTuple):
     """[M] int64, the original tokens; -100 for surplus rows."""
 
 
+class MaskingInputs(NamedTuple):
+    """What both policies, `exact` and `threshold`, are given."""
+
+    input_ids: Tensor
+    example_ids: Tensor
+    rng: Tensor
+    mask_token_id: int
+    replacement_ids: Tensor | None
+
+
 def sample_masks(
     input_ids: Tensor,
     maskable: Tensor,
@@ -40,28 +51,28 @@ def sample_masks(
     mask_token_id: int,
     replacement_ids: Tensor | None = None,
 ) -> MaskedTokens:
-    """Masks, in row i, the offsets[i+1] - offsets[i] maskable tokens with the smallest (draw, t).
+    """Masks a given number of tokens per row: those with the smallest (draw, position).
 
-    Mask-tuning (arXiv 2307.10457) section II, phase 1: a fixed share of each example's tokens,
-    uniformly at random, drawn anew at each visit.
+    Mask-tuning (arXiv 2307.10457) section II, phase 1: a fixed share of the tokens of each example,
+    chosen uniformly at random and anew in each epoch.
 
     Args:
         input_ids: [B, L] int64.
         maskable: [B, L] bool, false for padding and special tokens.
         example_ids: [B] int64, the rows of the training set.
-        offsets: [B + 1] int64, exclusive sum of the counts of the rows.
-        rng: [2] int64, seed and visit.
-        num_masked: M; may exceed offsets[B], then the surplus rows have position -1, target -100.
-        mask_token_id: what a masked token shows.
-        replacement_ids: [N] int64. If given, 80 % of the masked tokens show the mask, 10 % one of
-            these ids and 10 % themselves (BERT's corruption).
+        offsets: [B + 1] int64, the exclusive sum of the numbers of tokens to mask per row.
+        rng: [2] int64, seed and epoch.
+        num_masked: M. It may exceed offsets[B]; the surplus rows have position -1, target -100.
+        mask_token_id: the id that replaces a masked token.
+        replacement_ids: [N] int64. If given, 80 % of the masked tokens are replaced by the mask,
+            10 % by one of these ids, and 10 % keep their own (BERT's corruption).
 
     Returns:
         MaskedTokens(input_ids [B, L], positions [M], targets [M]), all int64.
 
     Raises:
-        ValueError: on a wrong dtype, shape or device, naming the argument, and on the CPU also
-            if offsets ask for more tokens than a row or num_masked has.
+        ValueError: on a wrong dtype, shape or device, naming the argument. On the CPU also if the
+            offsets ask for more tokens than a row can mask or than num_masked.
 
     Equivalent to::
 
@@ -69,145 +80,70 @@ def sample_masks(
         positions_M = chosen_BL.flatten().nonzero().squeeze(1)
         return input_ids.masked_fill(chosen_BL, mask_token_id), positions_M, input_ids[chosen_BL]
     """
-    _check(input_ids, example_ids, rng, replacement_ids)
+    inputs = MaskingInputs(input_ids, example_ids, rng, mask_token_id, replacement_ids)
+    check_masking(inputs)
     check_tensor("maskable", maskable, torch.bool, input_ids.shape, input_ids.device)
     check_tensor("offsets", offsets, torch.int64, (input_ids.shape[0] + 1,), input_ids.device)
-    direct = runs_directly(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
-    call = _sample_masks if direct else torch.ops.masktuning.sample_masks
-    return MaskedTokens(
-        *call(
-            input_ids,
-            maskable,
-            example_ids,
-            offsets,
-            rng,
-            num_masked,
-            mask_token_id,
-            replacement_ids,
-        )
-    )
+    if runs_directly(input_ids, maskable, example_ids, offsets, rng, replacement_ids):
+        return MaskedTokens(*_sample(inputs, maskable, offsets, num_masked))
+    tensors = (input_ids, maskable, example_ids, offsets, rng)
+    flat = (*tensors, num_masked, mask_token_id, replacement_ids)
+    return MaskedTokens(*torch.ops.masktuning.sample_masks(*flat))
 
 
-def sample_masks_threshold(
-    input_ids: Tensor,
-    thresholds: Tensor,
-    example_ids: Tensor,
-    rng: Tensor,
-    mask_token_id: int,
-    replacement_ids: Tensor | None = None,
-) -> MaskedTokens:
-    """Masks every token whose draw is below its threshold: Bernoulli with a rate of its own.
-
-    Args:
-        input_ids, example_ids, rng, mask_token_id, replacement_ids: as in `sample_masks`.
-        thresholds: [B, L] int64, round(q * 2^32) for a token masked with probability q; 0 for
-            padding and special tokens.
-
-    M is known only afterwards, so on a GPU this waits for the device once.
-
-    Raises:
-        ValueError: on a wrong dtype, shape or device, naming the argument.
-
-    Equivalent to::
-
-        chosen_BL = draws_BL < thresholds
-        positions_M = chosen_BL.flatten().nonzero().squeeze(1)
-        return input_ids.masked_fill(chosen_BL, mask_token_id), positions_M, input_ids[chosen_BL]
-    """
-    _check(input_ids, example_ids, rng, replacement_ids)
-    check_tensor("thresholds", thresholds, torch.int64, input_ids.shape, input_ids.device)
-    if backend.choose("sample_masks_threshold", input_ids.device) == "cpp":
-        arguments = (input_ids, thresholds, example_ids, rng)
-        return MaskedTokens(*cpp.sample_masks_threshold(*arguments, mask_token_id, replacement_ids))
-    chosen_BL = _token_words(rng, example_ids, input_ids, STREAM_MASKING)[0] < thresholds
-    positions_M = chosen_BL.flatten().nonzero().squeeze(1)
-    shown_BL = _shown_tokens(input_ids, example_ids, rng, mask_token_id, replacement_ids)
-    return MaskedTokens(
-        torch.where(chosen_BL, shown_BL, input_ids), positions_M, input_ids.flatten()[positions_M]
-    )
-
-
-def sample_masks_reference(
-    input_ids: Tensor,
-    maskable: Tensor,
-    example_ids: Tensor,
-    offsets: Tensor,
-    rng: Tensor,
-    num_masked: int,
-    mask_token_id: int,
-    replacement_ids: Tensor | None = None,
+def sample_masks_ref(
+    inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`sample_masks` in plain PyTorch, without a host synchronisation on a GPU."""
+    """`sample_masks` in plain PyTorch, without waiting for the device on a GPU."""
+    input_ids = inputs.input_ids
     B, L = input_ids.shape
     counts_B = offsets.diff()
-    if input_ids.device.type == "cpu":  # free here, and the kernels write where offsets say
+    if input_ids.device.type == "cpu":  # free here, and the kernels write where the offsets say
         _check_offsets(maskable, offsets, counts_B, num_masked)
     t_L = torch.arange(L, device=input_ids.device)
-    draws_BL = _token_words(rng, example_ids, input_ids, STREAM_MASKING)[0]
+    draws_BL = token_words(inputs, STREAM_MASKING)[0]
     # (draw, t) in one int64, so that ties go to the smaller t; unmaskable tokens come last.
     keys_BL = torch.where(maskable, (draws_BL << 31) + t_L, torch.iinfo(torch.int64).max)
     ranks_BL = keys_BL.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     chosen_BL = (ranks_BL < counts_B[:, None]) & maskable
 
-    # A data-dependent nonzero() would wait for the device; scatter into M slots and one to spare.
+    # nonzero() would wait for the device to learn how many there are. This scatters into M slots
+    # and one more, which takes whatever is not chosen.
     flat_chosen = chosen_BL.flatten()
     slots = torch.where(flat_chosen, flat_chosen.cumsum(0) - 1, num_masked).clamp(max=num_masked)
     flat = torch.arange(B * L, device=input_ids.device)
     positions_M = flat.new_full((num_masked + 1,), -1).scatter(0, slots, flat)[:num_masked]
-    # One token to spare at the front keeps the gather in bounds for -1, and for an empty batch.
+    # One more token at the front keeps the gather in bounds for -1, and for an empty batch.
     tokens = torch.cat([input_ids.new_full((1,), IGNORE_INDEX), input_ids.flatten()])
     targets_M = tokens[positions_M + 1]
-    shown_BL = _shown_tokens(input_ids, example_ids, rng, mask_token_id, replacement_ids)
-    return torch.where(chosen_BL, shown_BL, input_ids), positions_M, targets_M
+    return torch.where(chosen_BL, shown_tokens(inputs), input_ids), positions_M, targets_M
 
 
-def _token_words(
-    rng: Tensor, example_ids: Tensor, input_ids: Tensor, stream: int
-) -> tuple[Tensor, ...]:
-    t_L = torch.arange(input_ids.shape[1], device=input_ids.device)
-    return draw_words(rng, t_L, example_ids[:, None], stream)
+def token_words(inputs: MaskingInputs, stream: int) -> tuple[Tensor, ...]:
+    """The four random words [B, L] of every token."""
+    t_L = torch.arange(inputs.input_ids.shape[1], device=inputs.input_ids.device)
+    return draw_words(inputs.rng, t_L, inputs.example_ids[:, None], stream)
 
 
-def _shown_tokens(
-    input_ids: Tensor,
-    example_ids: Tensor,
-    rng: Tensor,
-    mask_token_id: int,
-    replacement_ids: Tensor | None,
-) -> Tensor:
-    """[B, L], what each token would show if it were masked."""
-    mask_BL = torch.full_like(input_ids, mask_token_id)
+def shown_tokens(inputs: MaskingInputs) -> Tensor:
+    """[B, L], what would replace each token if it were masked."""
+    mask_BL = torch.full_like(inputs.input_ids, inputs.mask_token_id)
+    replacement_ids = inputs.replacement_ids
     if replacement_ids is None:
         return mask_BL
-    kind_BL, which_BL, _, _ = _token_words(rng, example_ids, input_ids, STREAM_CORRUPTION)
+    kind_BL, which_BL, _, _ = token_words(inputs, STREAM_CORRUPTION)
     random_BL = replacement_ids[(which_BL * replacement_ids.shape[0]) >> 32]
-    kept_BL = torch.where(kind_BL < _SHOW_RANDOM_BELOW, random_BL, input_ids)
+    kept_BL = torch.where(kind_BL < _SHOW_RANDOM_BELOW, random_BL, inputs.input_ids)
     return torch.where(kind_BL < _SHOW_MASK_BELOW, mask_BL, kept_BL)
 
 
-def _sample_masks(
-    input_ids: Tensor,
-    maskable: Tensor,
-    example_ids: Tensor,
-    offsets: Tensor,
-    rng: Tensor,
-    num_masked: int,
-    mask_token_id: int,
-    replacement_ids: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    arguments = (input_ids, maskable, example_ids, offsets, rng)
-    kernels = backend.kernels_for("sample_masks", input_ids)
-    call = backend.module(kernels).sample_masks if kernels else sample_masks_reference
-    return call(*arguments, num_masked, mask_token_id, replacement_ids)
-
-
-def _check(
-    input_ids: Tensor, example_ids: Tensor, rng: Tensor, replacement_ids: Tensor | None
-) -> None:
+def check_masking(inputs: MaskingInputs) -> None:
+    """Raises ValueError naming the argument whose dtype, shape or device is wrong."""
+    input_ids, example_ids, rng, _, replacement_ids = inputs
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids must be [B, L], not {list(input_ids.shape)}")
     device = input_ids.device
-    check_tensor("input_ids", input_ids, torch.int64, input_ids.shape, device)
+    check_dtype("input_ids", input_ids, torch.int64)
     check_tensor("example_ids", example_ids, torch.int64, (input_ids.shape[0],), device)
     check_tensor("rng", rng, torch.int64, (2,), device)
     if replacement_ids is not None:
@@ -232,26 +168,110 @@ def _check_offsets(maskable: Tensor, offsets: Tensor, counts_B: Tensor, num_mask
         )
 
 
+def empty_outputs(input_ids: Tensor, M: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for what a kernel writes: the masked ids [B, L], positions [M] and targets [M]."""
+    masked_BL = torch.empty_like(input_ids, memory_format=torch.contiguous_format)
+    return masked_BL, input_ids.new_empty(M), input_ids.new_empty(M)
+
+
+def _cpp(
+    inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    input_ids, example_ids, rng, mask_token_id, replacement_ids = inputs
+    outputs = empty_outputs(input_ids, num_masked)
+    held = contiguous(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
+    module().sample_masks(
+        *map(address, held),
+        length(replacement_ids),
+        *input_ids.shape,
+        num_masked,
+        mask_token_id,
+        *map(address, outputs),
+        torch.get_num_threads(),
+    )
+    return outputs
+
+
+def _cuda(
+    inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    input_ids, example_ids, rng, mask_token_id, replacement_ids = inputs
+    outputs = empty_outputs(input_ids, num_masked)
+    held = contiguous(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
+    B, L = input_ids.shape
+    addresses = (*map(address, held), *map(address, outputs))
+    sizes = (B, L, length(replacement_ids), num_masked)
+    arguments = launch.pack(_CUDA, *addresses, *sizes, mask_token_id)
+    launch.start(input_ids.device, "sample_masks", (max(B, 1), 1), 256, arguments)
+    return outputs
+
+
+def _triton(
+    inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    outputs = empty_outputs(inputs.input_ids, num_masked)
+    triton.start(triton_launch(inputs, maskable, offsets, outputs), inputs.input_ids.device)
+    return outputs
+
+
+def triton_launch(
+    inputs: MaskingInputs,
+    maskable: Tensor,
+    offsets: Tensor,
+    outputs: tuple[Tensor, Tensor, Tensor],
+) -> triton.Launch:
+    """How Triton's kernel is started; `outputs` are those of `sample_masks`.
+
+    BLOCK has one value for all texts of up to 128 tokens, and one for each doubling of that.
+    """
+    input_ids, example_ids, rng, mask_token_id, replacement_ids = inputs
+    B, L = input_ids.shape
+    held = contiguous(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
+    sizes = (B, L, length(replacement_ids), outputs[1].shape[0])
+    arguments = (*held, *outputs, *sizes, mask_token_id)
+    options = {
+        "BLOCK": max(triton.power_of_two(L), 128),
+        "CORRUPT": replacement_ids is not None,
+        "num_warps": 4,
+    }
+    # An empty batch still has the surplus slots, which program 0 fills.
+    kernel = triton.kernels("mask_sampling").sample_masks
+    return triton.Launch(kernel, max(B, 1), arguments, options)
+
+
+KERNELS = select.register(
+    "sample_masks", cpu={"cpp": _cpp}, cuda={"cuda": _cuda, "triton": _triton}
+)
+
+
+def _sample(
+    inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernels = select.kernels_for("sample_masks", inputs.input_ids)
+    call = KERNELS[kernels] if kernels else sample_masks_ref
+    return call(inputs, maskable, offsets, num_masked)
+
+
 _LIBRARY = torch.library.Library("masktuning", "FRAGMENT")
 _LIBRARY.define(
     "sample_masks(Tensor input_ids, Tensor maskable, Tensor example_ids, Tensor offsets, "
     "Tensor rng, SymInt num_masked, SymInt mask_token_id, Tensor? replacement_ids) "
     "-> (Tensor, Tensor, Tensor)"
 )
-_LIBRARY.impl("sample_masks", _sample_masks, "CompositeExplicitAutograd")
+
+
+def _registered(*flat: Any) -> tuple[Tensor, Tensor, Tensor]:
+    input_ids, maskable, example_ids, offsets, rng, num_masked, *rest = flat
+    inputs = MaskingInputs(input_ids, example_ids, rng, *rest)
+    return _sample(inputs, maskable, offsets, num_masked)
+
+
+_LIBRARY.impl("sample_masks", _registered, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("masktuning::sample_masks", lib=_LIBRARY)
-def _sample_masks_fake(
-    input_ids: Tensor,
-    maskable: Tensor,
-    example_ids: Tensor,
-    offsets: Tensor,
-    rng: Tensor,
-    num_masked: int,
-    mask_token_id: int,
-    replacement_ids: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(*flat: Any) -> tuple[Tensor, Tensor, Tensor]:
+    input_ids, num_masked = flat[0], flat[5]
     return (
         input_ids.new_empty(input_ids.shape),
         input_ids.new_empty(num_masked),

@@ -17,7 +17,7 @@ from masktuning.methods import method_class
 from masktuning.methods.base import check_tokenizer
 from masktuning.modeling.loading import LOADING_ERRORS, check_folder
 from masktuning.modeling.shared_encoder import MaskTuningModel
-from masktuning.ops import backend
+from masktuning.ops import backends
 from masktuning.training.arguments import MethodArguments
 from masktuning.training.job import TrainingJob
 from masktuning.training.trainer import MaskTuningTrainer
@@ -61,14 +61,14 @@ def build_trainer(job: TrainingJob) -> tuple[MaskTuningTrainer, list[EncodedSet]
 def check_device(args: MethodArguments) -> None:
     """Raises UsageError for a back end that is not here, or a torch without code for the GPU."""
     try:
-        backend.check(args.backend)
+        backends.check(args.backend)
         if args.backend == "auto":  # otherwise the flag goes over the environment
-            backend.check(os.environ.get(backend.ENVIRONMENT, "auto"))
-    except backend.BackendError as error:
+            backends.check(os.environ.get(backends.ENVIRONMENT, "auto"))
+    except backends.BackendError as error:
         raise UsageError(str(error)) from None
     if args.device.type == "cuda":
         capability = torch.cuda.get_device_capability(args.device)
-        if missing := backend.missing_gpu_code(capability, torch.cuda.get_arch_list()):
+        if missing := backends.missing_gpu_code(capability, torch.cuda.get_arch_list()):
             raise UsageError(missing)
 
 

@@ -30,7 +30,7 @@ from masktuning.methods import method_class
 from masktuning.methods.base import Method, check_tokenizer
 from masktuning.methods.step import Step, stack_counts
 from masktuning.modeling.shared_encoder import MaskTuningModel
-from masktuning.ops import backend
+from masktuning.ops import backends
 from masktuning.training.arguments import MaskTuningArguments, MethodArguments, method_options
 from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.gradient_norms import GradientNorms
@@ -141,7 +141,7 @@ class MaskTuningTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, on the back end that the arguments name."""
-        with backend.use(self.options.backend):
+        with backends.use(self.options.backend):
             return super().train(*args, **kwargs)
 
     def get_batch_samples(

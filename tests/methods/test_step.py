@@ -10,13 +10,13 @@ from stock_step import assert_same, expected_step, make_batch, run_step, stock_t
 from transformers import AutoModelForSequenceClassification
 
 from masktuning.data.collator import MaskTuningCollator
-from masktuning.ops import backend
+from masktuning.ops import backends
 
 
 @pytest.fixture(autouse=True, scope="module", params=["reference", "cpp", "cuda"])
 def _back_end(request):
     """Every test here holds on each; the CUDA kernels' source runs on the CPU."""
-    with emulated() if request.param == "cuda" else backend.use(request.param):
+    with emulated() if request.param == "cuda" else backends.use(request.param):
         yield
 
 

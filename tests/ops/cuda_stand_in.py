@@ -13,7 +13,7 @@ import torch
 from emulated_cuda import emulated
 from torch.overrides import TorchFunctionMode
 
-from masktuning.ops import backend
+from masktuning.ops.backends import select
 
 
 def _on_cpu(value):
@@ -43,13 +43,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch):
-    choose = backend.choose
+    choose = select.choose
     with ExitStack() as stack:
         stack.enter_context(emulated())
-        monkeypatch.setattr(backend, "choose", choose)  # the tests say which back end
-        for devices in backend.PREFERRED.values():
+        monkeypatch.setattr(select, "choose", choose)  # the tests say which back end
+        for devices in select.PREFERRED.values():
             monkeypatch.setitem(devices, "cpu", ("cuda", "cpp"))
-        monkeypatch.setattr(backend, "missing", lambda name, gpu: "")
-        monkeypatch.setattr(backend, "check", lambda name: name)
+        monkeypatch.setattr(select, "unavailable_reason", lambda name, gpu: "")
+        monkeypatch.setattr(select, "check", lambda name: name)
         stack.enter_context(_CpuForCuda())
         yield

@@ -15,7 +15,8 @@ from tempfile import mkdtemp
 import torch
 from conftest import ROOT
 
-from masktuning.ops import backend, cuda
+from masktuning.ops import token_substitution_kernels
+from masktuning.ops.backends import launch, select
 
 HERE = ROOT / "tests" / "ops" / "cuda_on_cpu"
 RUNNERS = ("threads", "accesses")
@@ -53,15 +54,15 @@ def build(source):
 
 @cache
 def library_of(kernel):
-    for op, names in cuda.KERNELS.items():
-        if kernel in names:
-            return _library(op)
+    for file, declared in launch.DECLARED.items():
+        if kernel in declared.kernels:
+            return _library(file)
     raise KeyError(kernel)
 
 
 @cache
-def _library(op):
-    return build(f"{op}.cu")
+def _library(file):
+    return build(f"{file}.cu")
 
 
 def run(library, kernel, grid, threads, arguments, seed=0):
@@ -90,14 +91,15 @@ def emulated(processors=1, seed=0):
     """The CUDA back end takes CPU tensors, on a make-believe GPU of some processors."""
     started = []
 
-    def launch(device, kernel, grid, threads, arguments):
+    def start(device, kernel, grid, threads, arguments):
         started.append(kernel)
         assert run(library_of(kernel), kernel, grid, threads, arguments, seed) == 0, kernel
 
-    saved = cuda.launch, cuda._processors, backend.choose
-    cuda.launch, cuda._processors = launch, lambda device: processors
-    backend.choose = lambda op, device: "cuda"
+    kernels = token_substitution_kernels
+    saved = launch.start, kernels._processors, select.choose
+    launch.start, kernels._processors = start, lambda device: processors
+    select.choose = lambda op, device: "cuda"
     try:
         yield started
     finally:
-        cuda.launch, cuda._processors, backend.choose = saved
+        launch.start, kernels._processors, select.choose = saved

@@ -13,21 +13,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import MASK, expected_masks
-from rows import check_kernel, float64_losses, make_logits, rows_for
+from rows import check_kernel, float64_losses, make_logits, row_kernel, rows_for
 from test_dual_cross_entropy import expected_terms
 from test_mask_sampling import random_batch
 
-from masktuning.ops import backend, masked_lm_head, substitute_tokens
-from masktuning.ops import triton as kernels
+from masktuning.ops import backends, mask_sampling, masked_lm_head, substitute_tokens
+from masktuning.ops.backends import select
+from masktuning.ops.dual_cross_entropy import KERNELS as DUAL
+from masktuning.ops.dual_cross_entropy import DualInputs
 
 assert os.environ["TRITON_INTERPRET"] == "1"
+SUBSTITUTE = row_kernel("triton")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("V", [1, 7, 257, 30522, 30528, 50265, 50304])
 def test_grid(V, dtype):
     for M, top_k in ((0, 1), (1, 1), (4, 8)):
-        check_kernel(kernels.substitute_tokens, M, V, dtype, top_k)
+        check_kernel(SUBSTITUTE, M, V, dtype, top_k)
 
 
 @settings(max_examples=12, deadline=None)
@@ -42,20 +45,18 @@ def test_grid(V, dtype):
 )
 def test_any_shape(M, V, seed, top_k, offset, aligned, ban):
     banned = torch.arange(0, V, 7)[:5] if ban else None
-    check_kernel(
-        kernels.substitute_tokens, M, V, torch.float32, top_k, seed, offset, aligned, banned
-    )
+    check_kernel(SUBSTITUTE, M, V, torch.float32, top_k, seed, offset, aligned, banned)
 
 
 def test_bfloat16():
     """Its interpreter rounds bfloat16 towards zero, so the gradient is off by a unit there."""
     rows, logits = rows_for(4, 300), make_logits(4, 300, torch.bfloat16)
-    losses, tokens, _, _ = kernels.substitute_tokens(
+    losses, tokens, _, _ = SUBSTITUTE(
         logits, **rows, banned_ids=None, top_k=4, temperature=1.0, gradient_scale=0.0
     )
     expected = float64_losses(logits, rows["targets"])
     np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5, atol=1e-6)
-    with backend.use("reference"):
+    with backends.use("reference"):
         assert torch.equal(tokens, substitute_tokens(logits, **rows, top_k=4).tokens)
 
 
@@ -71,10 +72,10 @@ def test_awkward_rows(kind, V):
     logits = row.float().repeat(3, 1)
     rows = rows_for(3, V)
     rows["targets"][:] = 3
-    losses, tokens, _, _ = kernels.substitute_tokens(
+    losses, tokens, _, _ = SUBSTITUTE(
         logits, **rows, banned_ids=None, top_k=8, temperature=1.0, gradient_scale=0.0
     )
-    with backend.use("reference"):
+    with backends.use("reference"):
         assert torch.equal(tokens, substitute_tokens(logits, **rows, top_k=8).tokens)
     expected = float64_losses(logits, rows["targets"])
     np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5, atol=1e-6)
@@ -86,7 +87,7 @@ def test_awkward_rows(kind, V):
 def test_a_broken_row_shows_and_stays_alone(bad, V):
     rows, logits = rows_for(5, V), make_logits(5, V, torch.float32)
     logits[2, 7] = bad
-    losses, tokens, _, _ = kernels.substitute_tokens(
+    losses, tokens, _, _ = SUBSTITUTE(
         logits, **rows, banned_ids=None, top_k=4, temperature=1.0, gradient_scale=1.0
     )
     assert losses.isnan().tolist() == [False, False, True, False, False]
@@ -97,7 +98,7 @@ def test_a_broken_row_shows_and_stays_alone(bad, V):
 def test_a_target_outside_the_vocabulary_shows():
     rows, logits = rows_for(3, 50), make_logits(3, 50, torch.float32)
     rows["targets"] = torch.tensor([50, -7, 5])
-    losses, _, _, _ = kernels.substitute_tokens(
+    losses, _, _, _ = SUBSTITUTE(
         logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=1.0
     )
     assert losses.isnan().tolist() == [True, True, False]
@@ -108,13 +109,13 @@ def check_tokens(logits, top_k, banned=None, tokenizer_size=None):
     """The tokens and the losses; the reference gets all that may not be put in as one list."""
     V = logits.shape[1]
     rows = rows_for(logits.shape[0], V)
-    losses, tokens, filled, _ = kernels.substitute_tokens(
+    losses, tokens, filled, _ = SUBSTITUTE(
         logits, **rows, banned_ids=banned, top_k=top_k, temperature=1.0, gradient_scale=0.0,
         tokenizer_size=tokenizer_size,
     )  # fmt: skip
     beyond = torch.arange(V if tokenizer_size is None else min(tokenizer_size, V), V)
     all_banned = beyond if banned is None else torch.cat([banned, beyond]).unique()
-    with backend.use("reference"):
+    with backends.use("reference"):
         reference = substitute_tokens(logits, **rows, banned_ids=all_banned, top_k=top_k)
     assert tokens.tolist() == reference.tokens.tolist()
     assert torch.equal(filled, reference.input_ids)
@@ -185,7 +186,7 @@ def test_rows_of_the_lowest_logits():
     logits = torch.full((2, 50), torch.finfo(torch.float32).min)
     logits[1] = -torch.inf
     rows = rows_for(2, 50)
-    losses, tokens, _, lse = kernels.substitute_tokens(
+    losses, tokens, _, lse = SUBSTITUTE(
         logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=0.0
     )
     assert losses[0].item() == pytest.approx(math.log(50), rel=1e-5) and losses[1].isnan()
@@ -206,7 +207,7 @@ def test_nothing_outside_the_rows_is_touched(V):
         rows = rows_for(2, V)
         whole = logits.double() + around[:V].double()
         expected = float64_losses(whole.to(dtype), rows["targets"])
-        losses, _, _, _ = kernels.substitute_tokens(
+        losses, _, _, _ = SUBSTITUTE(
             logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=1.0,
             bias=around[:V],
         )  # fmt: skip
@@ -218,23 +219,24 @@ def test_nothing_outside_the_rows_is_touched(V):
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**63 - 1),
-    visit=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 2**32 - 1),
     B=st.integers(1, 3),
     L=st.integers(1, 40),
     rate=st.floats(0.01, 1.0),
     surplus=st.integers(0, 3),
     corrupt=st.booleans(),
 )
-def test_masks_match_the_definition(seed, visit, B, L, rate, surplus, corrupt):
+def test_masks_match_the_definition(seed, epoch, B, L, rate, surplus, corrupt):
     input_ids, maskable, example_ids, offsets, counts = random_batch(seed % 9973, B, L, rate)
     replacements = torch.arange(200, 300) if corrupt else None
     shown, positions, targets = expected_masks(
-        input_ids, maskable, example_ids, counts, seed, visit, replacements
+        input_ids, maskable, example_ids, counts, seed, epoch, replacements
     )
     M = len(positions) + surplus
-    rng = torch.tensor([seed, visit])
-    masked_BL, positions_M, targets_M = kernels.sample_masks(
-        input_ids, maskable, example_ids, offsets, rng, M, MASK, replacements
+    rng = torch.tensor([seed, epoch])
+    inputs = mask_sampling.MaskingInputs(input_ids, example_ids, rng, MASK, replacements)
+    masked_BL, positions_M, targets_M = mask_sampling.KERNELS["triton"](
+        inputs, maskable, offsets, M
     )
     assert torch.equal(masked_BL, shown)
     assert positions_M.tolist() == positions + [-1] * surplus
@@ -256,8 +258,8 @@ def test_dual_cross_entropy(M, B, C, alpha, smoothing, seed):
     logits = 2 * torch.randn(B, C, generator=generator)
     labels = torch.randint(0, C, (B,), generator=generator)
     labels[0] = -100
-    terms, gradient = kernels.dual_cross_entropy(
-        losses, logits, labels, torch.tensor([7.5, 3.0]), alpha, smoothing, -100
+    terms, gradient = DUAL["triton"](
+        DualInputs(losses, logits, labels, torch.tensor([7.5, 3.0]), alpha, smoothing, -100)
     )
     mlm, classification = expected_terms(
         losses.numpy(), logits.double().numpy(), labels.tolist(), (7.5, 3.0), smoothing
@@ -274,12 +276,14 @@ def test_dual_cross_entropy(M, B, C, alpha, smoothing, seed):
 
 def test_dual_cross_entropy_of_nothing_and_of_a_wrong_label():
     zeros = torch.zeros(2, 3)
-    terms, gradient = kernels.dual_cross_entropy(
-        torch.zeros(0), zeros, torch.tensor([-100, -100]), torch.zeros(2), 0.5, 0.0, -100
+    terms, gradient = DUAL["triton"](
+        DualInputs(
+            torch.zeros(0), zeros, torch.tensor([-100, -100]), torch.zeros(2), 0.5, 0.0, -100
+        )
     )
     assert terms.tolist() == [0, 0, 0, 0] and not gradient.any()
-    terms, gradient = kernels.dual_cross_entropy(
-        torch.ones(2), zeros, torch.tensor([3, 0]), torch.ones(2), 0.5, 0.0, -100
+    terms, gradient = DUAL["triton"](
+        DualInputs(torch.ones(2), zeros, torch.tensor([3, 0]), torch.ones(2), 0.5, 0.0, -100)
     )
     assert terms.isnan().tolist() == [True, False, True, False]
     assert gradient.isnan().all(1).tolist() == [True, False]
@@ -287,14 +291,14 @@ def test_dual_cross_entropy_of_nothing_and_of_a_wrong_label():
 
 def test_a_class_of_minus_infinity_is_ordinary():
     logits = torch.tensor([[0.0, 1.0, -math.inf]])
-    terms, _ = kernels.dual_cross_entropy(
-        torch.ones(1), logits, torch.tensor([1]), torch.ones(2), 0.0, 0.0, -100
+    terms, _ = DUAL["triton"](
+        DualInputs(torch.ones(1), logits, torch.tensor([1]), torch.ones(2), 0.0, 0.0, -100)
     )
     assert float(terms[0]) == pytest.approx(math.log1p(math.exp(-1.0)), rel=1e-5)
 
 
 def test_masked_lm_head_adds_its_bias_in_the_row_kernel(monkeypatch):
-    monkeypatch.setattr(backend, "choose", lambda op, device: "triton")
+    monkeypatch.setattr(select, "choose", lambda op, device: "triton")
     M, H, V = 4, 8, 301
     rows = rows_for(M, V)
     generator = torch.Generator().manual_seed(1)

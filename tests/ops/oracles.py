@@ -11,7 +11,7 @@ def counts_of(maskable, rate, minimum=1):
     return [min(n, max(minimum, (n * P + 2**31) >> 32)) for n in maskable.sum(1).tolist()]
 
 
-def expected_masks(input_ids, maskable, example_ids, counts, seed, visit, replacements=None):
+def expected_masks(input_ids, maskable, example_ids, counts, seed, epoch, replacements=None):
     """The contract, one token at a time, on the known-answer-tested C++ Philox."""
     shown, positions, targets = input_ids.clone(), [], []
     key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
@@ -19,7 +19,7 @@ def expected_masks(input_ids, maskable, example_ids, counts, seed, visit, replac
     for b, k in enumerate(counts):
         example = int(example_ids[b]) & 0xFFFFFFFF
         draws = [
-            (masktuning_C.philox4x32_10(t, example, visit, 0, *key)[0], t)
+            (masktuning_C.philox4x32_10(t, example, epoch, 0, *key)[0], t)
             for t in range(L)
             if maskable[b, t]
         ]
@@ -29,7 +29,7 @@ def expected_masks(input_ids, maskable, example_ids, counts, seed, visit, replac
             targets.append(original)
             token = MASK
             if replacements is not None:
-                w0, w1, _, _ = masktuning_C.philox4x32_10(t, example, visit, 2, *key)
+                w0, w1, _, _ = masktuning_C.philox4x32_10(t, example, epoch, 2, *key)
                 if w0 >= round(0.9 * 2**32):
                     token = original
                 elif w0 >= round(0.8 * 2**32):

@@ -6,10 +6,25 @@ Shapes: B examples, L tokens, M masked positions, V vocabulary.
 import numpy as np
 import torch
 
-from masktuning.ops import backend, substitute_tokens
-from masktuning.ops.fused_head import gradient_scale
+from masktuning.ops import backends, substitute_tokens
+from masktuning.ops.masked_lm_head_fused import gradient_scale
+from masktuning.ops.masked_rows import MaskedRows, TokenChoice
+from masktuning.ops.token_substitution_kernels import KERNELS
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def row_kernel(name):
+    """The row kernel of a back end, with the arguments of substitute_tokens one by one."""
+
+    def kernel(
+        logits, banned_ids, top_k, temperature, gradient_scale, bias=None, tokenizer_size=None,
+        **rows,
+    ):  # fmt: skip
+        choice = TokenChoice(banned_ids, top_k, temperature, tokenizer_size)
+        return KERNELS[name](logits, bias, MaskedRows(**rows), choice, gradient_scale)
+
+    return kernel
 
 
 def rows_for(M, V, seed=0, L=16, device="cpu"):
@@ -86,7 +101,7 @@ def check_kernel(
     rows["tokenizer_size"] = tokenizer_size
     logits = make_logits(M, V, dtype, seed, offset, aligned, device)
     before = logits.clone()
-    with backend.use("reference"):
+    with backends.use("reference"):
         reference = substitute_tokens(logits, **rows)
     expected = float64_losses(logits, rows["targets"])
     scale = gradient_scale(dtype)

@@ -1,4 +1,4 @@
-"""Images of the CUDA kernels: what NVRTC makes of the source, and where they are found."""
+"""Cubins of the CUDA kernels: what NVRTC makes of the source, and where they are found."""
 
 import re
 import shutil
@@ -13,11 +13,13 @@ import torch
 from conftest import ROOT
 from packaging.requirements import Requirement
 
-from masktuning.ops import backend, cuda, cuda_images, cuda_source, native
-from masktuning.ops.cuda_images import ImageError
+from masktuning.ops import backends
+from masktuning.ops.backends import cubins, cuda_source, extension, launch, select
+from masktuning.ops.backends.cubins import CubinError
 
+FILES = sorted(cuda_source.sources()[0])
 needs_nvrtc = pytest.mark.skipif(
-    cuda_images.nvrtc_library() is None, reason="needs NVRTC: pip install '.[test]'"
+    cubins.nvrtc_library() is None, reason="needs NVRTC: pip install '.[test]'"
 )
 _USE = re.compile(
     r"entry function '(\w+)' for.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
@@ -30,7 +32,7 @@ _USE = re.compile(
 def _own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "packaged").mkdir()
-    monkeypatch.setattr(cuda_images, "packaged_folders", lambda: [tmp_path / "packaged"])
+    monkeypatch.setattr(cubins, "packaged_folders", lambda: [tmp_path / "packaged"])
 
 
 def tile_of(kernel):
@@ -49,23 +51,23 @@ def register_bound(kernel):
 
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ["sm_70", "sm_75", "sm_80", "sm_90"])
-@pytest.mark.parametrize("op", cuda_source.OPS)
-def test_every_kernel_fits_its_registers(op, arch):
+@pytest.mark.parametrize("file", FILES)
+def test_every_kernel_fits_its_registers(file, arch):
     """Compiled as the launcher compiles: no stack, no spill, 16-byte accesses."""
     code, headers = cuda_source.sources()
-    image, ptx, log = masktuning_C.nvrtc_compile(
-        cuda_images.nvrtc_library(), f"{op}.cu", code[op], headers, arch
+    cubin, ptx, log = masktuning_C.nvrtc_compile(
+        cubins.nvrtc_library(), f"{file}.cu", code[file], headers, arch
     )
-    assert image[:4] == b"\x7fELF"
+    assert cubin[:4] == b"\x7fELF"
     used = {name: tuple(map(int, rest)) for name, *rest in _USE.findall(log)}
-    assert used.keys() == set(cuda.KERNELS[op])
+    assert used.keys() == set(launch.DECLARED[file].kernels)
     for kernel, (stack, stores, loads, registers) in used.items():
         assert (stack, stores, loads) == (0, 0, 0), f"{kernel} spills on {arch}"
         assert registers <= register_bound(kernel), kernel
 
     bodies = dict(re.findall(r"\.visible \.entry (\w+)\((.*?)\n}", ptx, re.S))
     assert bodies.keys() == used.keys()
-    for kernel in bodies if op == "token_substitution" else ():
+    for kernel in bodies if file == "token_substitution" else ():
         vectors = tile_of(kernel)[1]
         loads, stores = (bodies[kernel].count(f"{way}.global.v4") for way in ("ld", "st"))
         assert loads == (2 if kernel.endswith("_bias") else 1) * vectors, kernel
@@ -89,39 +91,39 @@ def test_the_tested_set_leaves_nvrtc_to_torch():
 def test_a_compiler_error_is_told():
     with pytest.raises(RuntimeError, match=r"cannot compile broken.cu for sm_90(.|\n)*undefined"):
         masktuning_C.nvrtc_compile(
-            cuda_images.nvrtc_library(), "broken.cu", "int x = nothing;", {}, "sm_90"
+            cubins.nvrtc_library(), "broken.cu", "int x = nothing;", {}, "sm_90"
         )
     with pytest.raises(RuntimeError, match="cannot load /nowhere/libnvrtc"):
         masktuning_C.nvrtc_compile("/nowhere/libnvrtc.so", "a.cu", "", {}, "sm_90")
 
 
 @needs_nvrtc
-def test_an_image_is_kept_and_a_corrupt_or_stale_one_made_anew(monkeypatch):
-    op, arch = "mask_sampling", "sm_80"
-    assert cuda_images.cached_image(op, arch) is None
-    image = cuda_images.compile_image(op, arch)
-    path = cuda_images.cache_folder() / cuda_source.image_name(op, arch)
-    assert cuda_images.cached_image(op, arch) == image and path.is_file()
+def test_a_cubin_is_kept_and_a_corrupt_or_stale_one_made_anew(monkeypatch):
+    file, arch = "mask_sampling", "sm_80"
+    assert cubins.cached_cubin(file, arch) is None
+    cubin = cubins.compile_cubin(file, arch)
+    path = cubins.cache_folder() / cuda_source.cubin_name(file, arch)
+    assert cubins.cached_cubin(file, arch) == cubin and path.is_file()
 
     path.write_bytes(path.read_bytes()[:-1] + b"x")  # one byte of a kernel
-    assert cuda_images.cached_image(op, arch) is None
+    assert cubins.cached_cubin(file, arch) is None
     path.write_bytes(b"")
-    assert cuda_images.cached_image(op, arch) is None
-    assert cuda_images.compile_image(op, arch) == image == cuda_images.cached_image(op, arch)
+    assert cubins.cached_cubin(file, arch) is None
+    assert cubins.compile_cubin(file, arch) == cubin == cubins.cached_cubin(file, arch)
 
     code, headers = cuda_source.sources()
-    changed = {**code, op: code[op] + "\n"}
+    changed = {**code, file: code[file] + "\n"}
     monkeypatch.setattr(cuda_source, "sources", lambda: (changed, headers))
-    assert cuda_images.cached_image(op, arch) is None
+    assert cubins.cached_cubin(file, arch) is None
 
 
-def fake_module(monkeypatch, accepts=lambda image: True, compiled=b"\x7fELFnew"):
+def fake_module(monkeypatch, accepts=lambda cubin: True, compiled=b"\x7fELFnew"):
     """masktuning_C on a make-believe GPU; returns the calls that it got."""
     calls = []
 
-    def load(device, image):
-        calls.append(("load", image))
-        if not accepts(image):
+    def load(device, cubin):
+        calls.append(("load", cubin))
+        if not accepts(cubin):
             raise RuntimeError("cuModuleLoadData: device kernel image is invalid (200)")
         return 7
 
@@ -134,8 +136,8 @@ def fake_module(monkeypatch, accepts=lambda image: True, compiled=b"\x7fELFnew")
         nvrtc_compile=compile_source,
         cuda_function=lambda device, module, name: hash(name),
     )
-    monkeypatch.setattr(native, "module", lambda: fake)
-    monkeypatch.setattr(cuda_images, "nvrtc_library", lambda: "libnvrtc.so")
+    monkeypatch.setattr(extension, "module", lambda: fake)
+    monkeypatch.setattr(cubins, "nvrtc_library", lambda: "libnvrtc.so")
     return calls
 
 
@@ -144,77 +146,77 @@ KERNELS = {"mask_sampling": ("sample_masks",)}
 
 def test_packaged_before_cached_before_compiled(monkeypatch):
     calls = fake_module(monkeypatch)
-    cuda_images.load(0, "sm_86", KERNELS)
+    cubins.load(0, "sm_86", KERNELS)
     assert calls == [("compile", "mask_sampling.cu", "sm_86"), ("load", b"\x7fELFnew")]
     calls.clear()
-    cuda_images.load(0, "sm_86", KERNELS)
+    cubins.load(0, "sm_86", KERNELS)
     assert calls == [("load", b"\x7fELFnew")]  # the cache's
     calls.clear()
     for arch in ("sm_75", "sm_80", "sm_90"):
-        path = cuda_images.packaged_folders()[0] / cuda_source.image_name("mask_sampling", arch)
+        path = cubins.packaged_folders()[0] / cuda_source.cubin_name("mask_sampling", arch)
         path.write_bytes(arch.encode())
-    handles = cuda_images.load(0, "sm_86", KERNELS)
+    handles = cubins.load(0, "sm_86", KERNELS)
     assert calls == [("load", b"sm_80")]  # the same major version, and not above
     assert handles.keys() == {"sample_masks"}
 
 
-def test_an_image_that_the_driver_refuses_is_compiled_anew(monkeypatch):
-    calls = fake_module(monkeypatch, accepts=lambda image: image == b"\x7fELFnew")
-    path = cuda_images.packaged_folders()[0] / cuda_source.image_name("mask_sampling", "sm_90")
+def test_a_cubin_that_the_driver_refuses_is_compiled_anew(monkeypatch):
+    calls = fake_module(monkeypatch, accepts=lambda cubin: cubin == b"\x7fELFnew")
+    path = cubins.packaged_folders()[0] / cuda_source.cubin_name("mask_sampling", "sm_90")
     path.write_bytes(b"old")
-    cuda_images.load(0, "sm_90", KERNELS)
+    cubins.load(0, "sm_90", KERNELS)
     assert [call[0] for call in calls] == ["load", "compile", "load"]
-    fake_module(monkeypatch, accepts=lambda image: False)
-    with pytest.raises(ImageError, match="mask_sampling for sm_90: cuModuleLoadData: device"):
-        cuda_images.load(0, "sm_90", KERNELS)
+    fake_module(monkeypatch, accepts=lambda cubin: False)
+    with pytest.raises(CubinError, match="mask_sampling for sm_90: cuModuleLoadData: device"):
+        cubins.load(0, "sm_90", KERNELS)
 
 
-def test_no_image_and_no_nvrtc_is_told(monkeypatch):
+def test_no_cubin_and_no_nvrtc_is_told(monkeypatch):
     fake_module(monkeypatch)
-    monkeypatch.setattr(cuda_images, "nvrtc_library", lambda: None)
-    with pytest.raises(ImageError, match="no NVRTC to compile one"):
-        cuda_images.load(0, "sm_70", KERNELS)
+    monkeypatch.setattr(cubins, "nvrtc_library", lambda: None)
+    with pytest.raises(CubinError, match="no NVRTC to compile one"):
+        cubins.load(0, "sm_70", KERNELS)
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch, tmp_path):
     fake_module(monkeypatch)
     (tmp_path / "cache").write_text("a file where the folder would be")
     with pytest.warns(RuntimeWarning, match="the compiled kernels are not kept"):
-        cuda_images.load(0, "sm_90", KERNELS)
+        cubins.load(0, "sm_90", KERNELS)
 
 
-def test_a_gpu_without_an_image_falls_to_triton_then_the_reference(monkeypatch):
-    def no_image(device):
-        raise ImageError("no image for this GPU in the package, and no NVRTC to compile one")
+def test_a_gpu_without_a_cubin_falls_to_triton_then_the_reference(monkeypatch):
+    def no_cubin(device):
+        raise CubinError("no cubin for this GPU in the package, and no NVRTC to compile one")
 
-    monkeypatch.delenv(backend.CUDA_SWITCH, raising=False)
+    monkeypatch.delenv(backends.CUDA_SWITCH, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(cuda, "load", no_image)
+    monkeypatch.setattr(launch, "load", no_cubin)
     gpu = torch.device("cuda", 0)
-    backend.missing.cache_clear()
-    backend._warn_once.cache_clear()
+    select.unavailable_reason.cache_clear()
+    select._warn_once.cache_clear()
     try:
-        assert "no NVRTC" in backend.available()["cuda"]
+        assert "no NVRTC" in backends.available()["cuda"]
         with pytest.warns(
-            RuntimeWarning, match=r"sample_masks on cuda runs on triton: cuda: no im"
+            RuntimeWarning, match=r"sample_masks on cuda runs on triton: cuda: no cubin"
         ):
-            assert backend.choose("sample_masks", gpu) == "triton"
-        assert backend.choose("sample_masks", gpu) == "triton"  # no second warning
-        monkeypatch.setenv(backend.CUDA_SWITCH, "0")
-        backend.missing.cache_clear()
-        assert backend.available()["cuda"] == "MASKTUNING_CUDA=0 leaves it out"
-        monkeypatch.setattr(cuda, "load", lambda device: {})
-        monkeypatch.delenv(backend.CUDA_SWITCH)
-        backend.missing.cache_clear()
-        assert backend.choose("sample_masks", gpu) == "cuda"
+            assert backends.choose("sample_masks", gpu) == "triton"
+        assert backends.choose("sample_masks", gpu) == "triton"  # no second warning
+        monkeypatch.setenv(backends.CUDA_SWITCH, "0")
+        select.unavailable_reason.cache_clear()
+        assert backends.available()["cuda"] == "MASKTUNING_CUDA=0 disables it"
+        monkeypatch.setattr(launch, "load", lambda device: {})
+        monkeypatch.delenv(backends.CUDA_SWITCH)
+        select.unavailable_reason.cache_clear()
+        assert backends.choose("sample_masks", gpu) == "cuda"
     finally:
-        backend.missing.cache_clear()
-        backend._warn_once.cache_clear()
+        select.unavailable_reason.cache_clear()
+        select._warn_once.cache_clear()
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
-def test_packaged_images_are_built_where_nvcc_is(tmp_path):
+def test_packaged_cubins_are_built_where_nvcc_is(tmp_path):
     """The build's own function, into a folder of this test."""
     code = (
         "import sys, setuptools; from pathlib import Path; setuptools.setup = lambda **_: None; "
@@ -229,5 +231,5 @@ def test_packaged_images_are_built_where_nvcc_is(tmp_path):
     built = {path.name for path in (tmp_path / "cubins").iterdir()}
     archs = {name.rpartition("-")[2].removesuffix(".cubin") for name in built}
     assert {"sm_75", "sm_80", "sm_90"} <= archs
-    assert built == {cuda_source.image_name(op, a) for op in cuda_source.OPS for a in archs}
+    assert built == {cuda_source.cubin_name(file, a) for file in FILES for a in archs}
     assert all(path.read_bytes()[:4] == b"\x7fELF" for path in (tmp_path / "cubins").iterdir())

@@ -15,15 +15,35 @@ from emulated_cuda import DEADLOCK, RACE, build, build_folder, emulated, guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import MASK, expected_masks
-from rows import DTYPES, check_kernel, float64_gradient, float64_losses, make_logits, rows_for
+from rows import (
+    DTYPES,
+    check_kernel,
+    float64_gradient,
+    float64_losses,
+    make_logits,
+    row_kernel,
+    rows_for,
+)
 from test_dual_cross_entropy import expected_terms
 from test_mask_sampling import random_batch
 
-from masktuning.ops import backend, cuda, dual_cross_entropy, masked_lm_head, sample_masks
+from masktuning.ops import (
+    backends,
+    dual_cross_entropy,
+    mask_sampling,
+    masked_lm_head,
+    sample_masks,
+    substitute_tokens,
+    token_substitution_kernels,
+)
+from masktuning.ops.backends import launch
+from masktuning.ops.dual_cross_entropy import KERNELS as DUAL
+from masktuning.ops.dual_cross_entropy import DualInputs
 
 pytestmark = pytest.mark.skipif(
     platform.system() != "Linux", reason="the stand-in for a GPU needs Linux and g++"
 )
+SUBSTITUTE = row_kernel("cuda")
 FEW, MANY = 1, 10**6  # processors: a block a row, or rows among several blocks
 
 
@@ -33,7 +53,7 @@ FEW, MANY = 1, 10**6  # processors: a block a row, or rows among several blocks
 def test_grid(V, dtype, processors):
     with emulated(processors) as started:
         for M in (0, 1, 4):
-            check_kernel(cuda.substitute_tokens, M, V, dtype, top_k=8)
+            check_kernel(SUBSTITUTE, M, V, dtype, top_k=8)
     whole = processors == FEW and V < 70000
     parts = {"substitute"} if whole or V < 300 else {"split", "finish"}
     assert {name.split("_")[0] for name in started} == parts
@@ -56,9 +76,7 @@ def test_any_shape(M, V, seed, top_k, dtype, offset, aligned, ban, share, proces
     banned = torch.arange(0, V, 3)[:ban] if ban else None
     size = None if share is None else max(1, int(share * V))
     with emulated(processors, seed):
-        check_kernel(
-            cuda.substitute_tokens, M, V, dtype, top_k, seed, offset, aligned, banned, size
-        )
+        check_kernel(SUBSTITUTE, M, V, dtype, top_k, seed, offset, aligned, banned, size)
 
 
 @pytest.mark.parametrize("processors", [FEW, MANY])
@@ -71,7 +89,7 @@ def test_the_largest_may_be_banned(dtype, processors):
     banned = logits[0].float().argsort(descending=True)[:900]
     logits[1:] = logits[0]
     with emulated(processors):
-        _, tokens, _, _ = cuda.substitute_tokens(
+        _, tokens, _, _ = SUBSTITUTE(
             logits, **rows, banned_ids=banned, top_k=1, temperature=1.0, gradient_scale=0.0
         )
     allowed = logits[0].double()
@@ -98,7 +116,7 @@ def test_the_rows_copy_the_text_between_them(positions, processors):
     }
     logits = make_logits(3, V, torch.float32)
     with emulated(processors):
-        _, tokens, filled, _ = cuda.substitute_tokens(
+        _, tokens, filled, _ = SUBSTITUTE(
             logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=0.0
         )
     want = input_ids.flatten().clone()
@@ -130,10 +148,8 @@ def test_awkward_rows(kind, top_k, processors):
     rows["targets"][1:4] = 3
     options = {"banned_ids": None, "top_k": top_k, "temperature": 1.0}
     with emulated(processors):
-        losses, tokens, _, _ = cuda.substitute_tokens(logits, **rows, **options, gradient_scale=0.0)
-    with backend.use("reference"):
-        from masktuning.ops import substitute_tokens
-
+        losses, tokens, _, _ = SUBSTITUTE(logits, **rows, **options, gradient_scale=0.0)
+    with backends.use("reference"):
         reference = substitute_tokens(logits, **rows, top_k=top_k)
     assert torch.equal(tokens, reference.tokens)
     expected = float64_losses(logits, rows["targets"])
@@ -149,7 +165,7 @@ def test_a_broken_row_shows_and_stays_alone(bad, dtype, processors):
     logits = make_logits(5, V, dtype)
     logits[2, 7] = bad
     with emulated(processors):
-        losses, tokens, _, lse = cuda.substitute_tokens(
+        losses, tokens, _, lse = SUBSTITUTE(
             logits, **rows, banned_ids=None, top_k=4, temperature=1.0, gradient_scale=1.0
         )
     assert losses.isnan().tolist() == [False, False, True, False, False]
@@ -167,7 +183,7 @@ def test_what_no_check_on_a_gpu_can_refuse_shows_and_harms_nothing(processors):
     rows["positions"] = torch.tensor([0, 10**9, 2])
     logits = make_logits(3, V, torch.float32)
     with emulated(processors):
-        losses, tokens, filled, _ = cuda.substitute_tokens(
+        losses, tokens, filled, _ = SUBSTITUTE(
             logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=1.0
         )
     assert losses.isnan().tolist() == [True, True, False]
@@ -186,7 +202,7 @@ def test_nothing_beside_the_rows_is_touched(dtype, aligned, processors):
     logits = storage[shift:].view(4, stride)[:, :V]
     logits[:] = torch.randn(4, V, generator=torch.Generator().manual_seed(0))
     with emulated(processors):
-        cuda.substitute_tokens(
+        SUBSTITUTE(
             logits, **rows_for(4, V), banned_ids=None, top_k=1, temperature=1.0, gradient_scale=1.0
         )
     assert (storage[shift:].view(4, stride)[:, V:] == 77).all() and (storage[:shift] == 77).all()
@@ -204,7 +220,7 @@ def test_nothing_beside_the_rows_is_read(dtype, processors, at_end):
         rows = {name: guarded(tensor, at_end) for name, tensor in rows_for(2, V).items()}
         held = guarded(logits, at_end)
         with emulated(processors):
-            losses, *_ = cuda.substitute_tokens(
+            losses, *_ = SUBSTITUTE(
                 held,
                 **rows,
                 banned_ids=guarded(torch.arange(0, V, 5), at_end),
@@ -224,7 +240,7 @@ def test_nothing_beside_the_bias_is_read(processors):
     assert bias.data_ptr() % 16 == 0
     logits, rows = make_logits(2, V, torch.float32), rows_for(2, V)
     with emulated(processors):
-        losses, *_ = cuda.substitute_tokens(
+        losses, *_ = SUBSTITUTE(
             logits, **rows, banned_ids=None, top_k=1, temperature=1.0, gradient_scale=0.0, bias=bias
         )
     expected = float64_losses(logits.double() + bias.double(), rows["targets"])
@@ -238,7 +254,7 @@ def test_the_order_of_the_threads_changes_no_bit():
         for seed in range(20):
             work = logits.clone()
             with emulated(processors, seed):
-                outputs = cuda.substitute_tokens(
+                outputs = SUBSTITUTE(
                     work,
                     **rows_for(3, 9000),
                     banned_ids=torch.tensor([5, 6]),
@@ -285,15 +301,13 @@ def test_the_stand_in_finds_an_array_that_is_written_again_too_early(monkeypatch
     library = build("racing.cu")
 
     V, codes, wrong = 9000, [], 0
-    monkeypatch.setattr(cuda, "_processors", lambda device: FEW)
+    monkeypatch.setattr(token_substitution_kernels, "_processors", lambda device: FEW)
     for seed in range(20):
-        launch = lambda device, *call, seed=seed: codes.append(run(library, *call, seed))  # noqa: E731
-        monkeypatch.setattr(cuda, "launch", launch)
+        start = lambda device, *call, seed=seed: codes.append(run(library, *call, seed))  # noqa: E731
+        monkeypatch.setattr(launch, "start", start)
         logits, rows = torch.zeros(1, V), rows_for(1, V)  # ties: the block searches the row
         want = float64_gradient(logits, rows["targets"])
-        cuda.substitute_tokens(
-            logits, **rows, banned_ids=None, top_k=8, temperature=1.0, gradient_scale=1.0
-        )
+        SUBSTITUTE(logits, **rows, banned_ids=None, top_k=8, temperature=1.0, gradient_scale=1.0)
         wrong += not torch.allclose(logits.double(), want, rtol=1e-5, atol=1e-6)
     assert codes == [RACE] * 20 and wrong > 0, wrong
 
@@ -301,21 +315,21 @@ def test_the_stand_in_finds_an_array_that_is_written_again_too_early(monkeypatch
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**63 - 1),
-    visit=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 2**32 - 1),
     B=st.integers(1, 4),
     L=st.sampled_from([1, 5, 40, 255, 256, 257, 700]),
     rate=st.floats(0.01, 1.0),
     surplus=st.integers(0, 3),
     corrupt=st.booleans(),
 )
-def test_masks_match_the_definition(seed, visit, B, L, rate, surplus, corrupt):
+def test_masks_match_the_definition(seed, epoch, B, L, rate, surplus, corrupt):
     input_ids, maskable, example_ids, offsets, counts = random_batch(seed % 9973, B, L, rate)
     replacements = torch.arange(200, 300) if corrupt else None
     shown, positions, targets = expected_masks(
-        input_ids, maskable, example_ids, counts, seed, visit, replacements
+        input_ids, maskable, example_ids, counts, seed, epoch, replacements
     )
     M = len(positions) + surplus
-    rng = torch.tensor([seed, visit])
+    rng = torch.tensor([seed, epoch])
     with emulated(seed=seed % 997):
         masked = sample_masks(input_ids, maskable, example_ids, offsets, rng, M, MASK, replacements)
     assert torch.equal(masked.input_ids, shown)
@@ -350,21 +364,20 @@ def test_equal_draws_go_to_the_earlier_token(monkeypatch):
     """Draws collide once in 2^32; a source whose draw is t / 3 collides all the time."""
     folder = build_folder()
     source = (folder / "mask_sampling.cu").read_text()
-    real = "return philox4x32_10((u32)t, example_id, visit, kStreamMasking, k0, k1).w0;"
+    real = "return philox4x32_10((u32)t, example_id, epoch, kStreamMasking, k0, k1).w0;"
     assert source.count(real) == 1
     (folder / "tied_masks.cu").write_text(source.replace(real, "return (u32)(t / 3) << 9;"))
     library = build("tied_masks.cu")
     L, k = 600, 301
-    arguments = (
-        torch.arange(L)[None], torch.ones(1, L, dtype=torch.bool),
-        torch.zeros(1, dtype=torch.int64), torch.tensor([0, k]), torch.tensor([0, 0]),
-    )  # fmt: skip
+    example_ids, rng = torch.zeros(1, dtype=torch.int64), torch.tensor([0, 0])
+    inputs = mask_sampling.MaskingInputs(torch.arange(L)[None], example_ids, rng, MASK, None)
+    maskable, offsets = torch.ones(1, L, dtype=torch.bool), torch.tensor([0, k])
 
-    def launch(device, kernel, grid, threads, packed):
+    def start(device, kernel, grid, threads, packed):
         assert run(library, kernel, grid, threads, packed) == 0
 
-    monkeypatch.setattr(cuda, "launch", launch)
-    _, positions, _ = cuda.sample_masks(*arguments, k, MASK, None)
+    monkeypatch.setattr(launch, "start", start)
+    _, positions, _ = mask_sampling.KERNELS["cuda"](inputs, maskable, offsets, k)
     assert positions.tolist() == list(range(k))
 
 
@@ -409,13 +422,15 @@ def test_dual_cross_entropy(M, B, C, alpha, smoothing, dtype, seed):
 def test_a_label_outside_the_classes_and_nothing_counted():
     zeros = torch.zeros(2, 3, dtype=torch.float16)
     with emulated():
-        terms, gradient = cuda.dual_cross_entropy(
-            torch.ones(2), zeros, torch.tensor([3, 0]), torch.ones(2), 0.5, 0.0, -100
+        terms, gradient = DUAL["cuda"](
+            DualInputs(torch.ones(2), zeros, torch.tensor([3, 0]), torch.ones(2), 0.5, 0.0, -100)
         )
         assert terms.isnan().tolist() == [True, False, True, False]
         assert gradient.isnan().all(1).tolist() == [True, False]
-        terms, gradient = cuda.dual_cross_entropy(
-            torch.zeros(0), zeros, torch.tensor([-100, -100]), torch.zeros(2), 0.5, 0.0, -100
+        terms, gradient = DUAL["cuda"](
+            DualInputs(
+                torch.zeros(0), zeros, torch.tensor([-100, -100]), torch.zeros(2), 0.5, 0.0, -100
+            )
         )
     assert terms.tolist() == [0, 0, 0, 0] and not gradient.any()
 
@@ -458,8 +473,8 @@ def test_masked_lm_head_gradients(dtype, tolerance, with_bias, processors):
 def test_a_class_of_minus_infinity_is_ordinary(dtype):
     logits = torch.tensor([[0.0, 1.0, -math.inf]], dtype=dtype)
     with emulated():
-        terms, _ = cuda.dual_cross_entropy(
-            torch.ones(1), logits, torch.tensor([1]), torch.ones(2), 0.0, 0.0, -100
+        terms, _ = DUAL["cuda"](
+            DualInputs(torch.ones(1), logits, torch.tensor([1]), torch.ones(2), 0.0, 0.0, -100)
         )
     assert float(terms[0]) == pytest.approx(math.log1p(math.exp(-1.0)), rel=1e-5)
 
@@ -467,8 +482,8 @@ def test_a_class_of_minus_infinity_is_ordinary(dtype):
 def test_every_argument_struct_is_as_long_as_its_packing():
     """Read from the source, so that a field added on one side alone shows."""
     sizes = {"pointer": 8, "i64": 8, "double": 8, "int": 4, "float": 4}
-    for op, packing in cuda.ARGUMENTS.items():
-        place = "row_results.cuh" if op == "token_substitution" else f"{op}.cu"
+    for file, declared in launch.DECLARED.items():
+        place = "row_results.cuh" if file == "token_substitution" else f"{file}.cu"
         source = (build_folder() / place).read_text()
         body = source.split("Arguments {")[1].split("};")[0]
         fields = [line.split("//")[0].strip() for line in body.splitlines()]
@@ -477,7 +492,7 @@ def test_every_argument_struct_is_as_long_as_its_packing():
             for name in field.rstrip(";").split(","):
                 kind = "pointer" if "*" in name else field.removeprefix("const ").split()[0]
                 total += sizes[kind]
-        assert -(-total // 8) * 8 == struct.calcsize(packing)
+        assert -(-total // 8) * 8 == struct.calcsize(declared.struct)
 
 
 @pytest.mark.parametrize("processors", [FEW, MANY])
@@ -485,7 +500,7 @@ def test_no_choice_keeps_the_tokens(processors):
     """top_k 0 is what the benchmarks call loss only."""
     rows, logits = rows_for(4, 9000), make_logits(4, 9000, torch.float32)
     with emulated(processors):
-        losses, tokens, filled, _ = cuda.substitute_tokens(
+        losses, tokens, filled, _ = SUBSTITUTE(
             logits, **rows, banned_ids=None, top_k=0, temperature=1.0, gradient_scale=0.0
         )
     assert torch.equal(filled, rows["input_ids"])

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from masktuning.ops import backend, dual_cross_entropy
+from masktuning.ops import backends, dual_cross_entropy
 
 
 @pytest.fixture(autouse=True, scope="module", params=["reference", "cpp"])
 def _back_end(request):
     """Every test here holds on both; `auto` would leave the reference untested."""
-    with backend.use(request.param):
+    with backends.use(request.param):
         yield
 
 
@@ -159,7 +159,7 @@ def test_gradients_of_each_term_on_every_back_end(part):
     want = torch.autograd.grad(terms[part], exact, allow_unused=True)
     for name in ("cpp", "reference"):
         ours = [losses.clone().requires_grad_(), logits.clone().requires_grad_()]
-        with backend.use(name):
+        with backends.use(name):
             dual = dual_cross_entropy(*ours, labels, denominators, 0.3, 0.1)
         assert float(dual[part].detach()) == pytest.approx(float(terms[part].detach()), rel=1e-5)
         dual[part].backward()
@@ -178,7 +178,7 @@ def test_plain_fine_tuning_has_the_same_bits_on_both(C):
     found = []
     for name in ("reference", "cpp"):
         leaf = logits.clone().requires_grad_()
-        with backend.use(name):
+        with backends.use(name):
             dual = dual_cross_entropy(torch.zeros(0), leaf, labels, torch.tensor([0.0, 512.0]), 0.0)
         dual.loss.backward()
         found.append((dual.loss.item(), leaf.grad))

@@ -9,35 +9,34 @@ but knows nothing of what a kernel of torch wrote.
 Shapes: B examples, L tokens, M masked positions, H width, V vocabulary, C classes.
 """
 
-import contextlib
 import math
 
 import numpy as np
 import pytest
 import torch
 from families import tiny_model, tiny_tokenizer
-from masktuning.modeling.perturbation import perturbation_from
 from oracles import MASK
-from rows import DTYPES, check_kernel, make_logits, rows_for
+from rows import DTYPES, check_kernel, make_logits, row_kernel, rows_for
 from stock_step import make_batch
 from test_dual_cross_entropy import expected_terms
 from test_mask_sampling import random_batch
 
-from masktuning.methods.mask_tuning import MaskTuning
-from masktuning.methods.step import StepContext
+from masktuning.data.batch import Batch
+from masktuning.methods.mask_tuning import MaskTuning, MaskTuningOptions
+from masktuning.methods.step import Step
 from masktuning.ops import (
-    backend,
-    cuda,
+    backends,
     dual_cross_entropy,
     masked_lm_head,
     sample_masks,
     substitute_tokens,
-    triton,
+    token_substitution_kernels,
 )
+from masktuning.ops.backends import cubins, launch, select
+from masktuning.training.backward import backward_each
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-MODULES = {"cuda": cuda, "triton": triton}
-NAMES = list(MODULES)
+NAMES = ["cuda", "triton"]
 SYNC_NOTICE = "ignore:Synchronization debug mode is a prototype"
 TF32_NOTICE = "ignore:TensorFloat32 tensor cores"
 
@@ -46,18 +45,18 @@ TF32_NOTICE = "ignore:TensorFloat32 tensor cores"
 def name(request, monkeypatch):
     """A back end; CUDA with a block a row, and with rows among several blocks, whatever the GPU."""
     name, _, split = request.param.partition("-")
-    reason = backend.missing(name, torch.device("cuda", 0))
+    reason = select.unavailable_reason(name, torch.device("cuda", 0))
     assert reason == ""
     if split:
         processors = 1 if split == "whole" else 10**6
-        monkeypatch.setattr(cuda, "_processors", lambda device: processors)
+        monkeypatch.setattr(token_substitution_kernels, "_processors", lambda device: processors)
     return name
 
 
 @pytest.fixture(params=NAMES)
 def module_name(request):
     """A back end, for ops in which rows play no part."""
-    assert backend.missing(request.param, torch.device("cuda", 0)) == ""
+    assert select.unavailable_reason(request.param, torch.device("cuda", 0)) == ""
     return request.param
 
 
@@ -65,13 +64,13 @@ def module_name(request):
 @pytest.mark.parametrize("V", [1, 7, 257, 30522, 30528, 50265, 50304, 70001])
 def test_grid(name, V, dtype):
     for M in (0, 1, 63, 64):
-        check_kernel(MODULES[name].substitute_tokens, M, V, dtype, top_k=8, device="cuda")
+        check_kernel(row_kernel(name), M, V, dtype, top_k=8, device="cuda")
 
 
 @pytest.mark.parametrize("M", [205, 3270])
 @pytest.mark.parametrize("V", [30522, 50265])
 def test_large_grid(name, V, M):
-    check_kernel(MODULES[name].substitute_tokens, M, V, torch.bfloat16, top_k=1, device="cuda")
+    check_kernel(row_kernel(name), M, V, torch.bfloat16, top_k=1, device="cuda")
 
 
 @pytest.mark.parametrize("aligned", [True, False])
@@ -81,7 +80,7 @@ def test_small_rows(name, V, dtype, aligned):
     for top_k, offset, ban in ((1, 0.0, 0), (8, 1e4, 5), (64, -1e4, 200)):
         banned = torch.arange(0, V, 3)[:ban] if ban else None
         check_kernel(
-            MODULES[name].substitute_tokens,
+            row_kernel(name),
             3,
             V,
             dtype,
@@ -110,7 +109,7 @@ def test_small_awkward_rows(name, kind):
     for top_k in (1, 8, 64):
         results = []
         for each in (name, "reference"):
-            with backend.use(each):
+            with backends.use(each):
                 results.append(substitute_tokens(logits, **rows, top_k=top_k))
         assert torch.equal(results[0].tokens, results[1].tokens)
         torch.testing.assert_close(results[0].losses, results[1].losses, rtol=1e-5, atol=1e-5)
@@ -130,7 +129,7 @@ def test_small_text_between_the_rows(name, positions):
     rows = {key: tensor.cuda() for key, tensor in rows.items()}
     results = []
     for each in (name, "reference"):
-        with backend.use(each):
+        with backends.use(each):
             results.append(substitute_tokens(logits, **rows).input_ids)
     assert torch.equal(*results)
 
@@ -141,7 +140,7 @@ def test_small_broken_row(name, dtype, bad):
     rows, logits = rows_for(5, 9000, device="cuda"), make_logits(5, 9000, dtype, device="cuda")
     logits[2, 7] = bad
     rows["targets"][3] = 9000  # outside the vocabulary
-    losses, tokens, _, _ = MODULES[name].substitute_tokens(
+    losses, tokens, _, _ = row_kernel(name)(
         logits, **rows, banned_ids=None, top_k=4, temperature=1.0, gradient_scale=1.0
     )
     assert losses.isnan().tolist() == [False, False, True, True, False]
@@ -160,10 +159,10 @@ def test_small_masks(module_name, part):
         replacements = torch.arange(7, 90) if trial % 2 else None
         M = int(offsets[-1]) + trial % 3
         arguments = [input_ids, maskable, example_ids, offsets, rng, M, MASK, replacements]
-        with backend.use("cpp"):
+        with backends.use("cpp"):
             want = sample_masks(*arguments)
         moved = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
-        with backend.use(module_name):
+        with backends.use(module_name):
             have = sample_masks(*moved)
         assert all(torch.equal(a.cpu(), b) for a, b in zip(have, want, strict=True))
 
@@ -180,7 +179,7 @@ def test_small_dual_cross_entropy(module_name, dtype):
             losses.numpy(), logits.double().numpy(), labels.tolist(), (7.5, 3.0), 0.1
         )
         on_gpu = logits.cuda().requires_grad_()
-        with backend.use(module_name):
+        with backends.use(module_name):
             dual = dual_cross_entropy(
                 losses.cuda(), on_gpu, labels.cuda(), torch.tensor([7.5, 3.0]).cuda(), 0.3, 0.1
             )
@@ -207,7 +206,7 @@ def test_masked_lm_head_gradients(name, dtype, with_bias):
     for operand in operands:
         operand.requires_grad_()
     upstream = torch.linspace(0.1, 2.0, M, device="cuda")
-    with backend.use(name):
+    with backends.use(name):
         output = masked_lm_head(*operands[:2], operands[2] if with_bias else None, **rows)
         (output.losses * upstream).sum().backward()
     exact = [operand.detach().double().requires_grad_() for operand in operands]
@@ -228,7 +227,7 @@ def test_repeats_give_the_same_bits(name):
     results = []
     for _ in range(20):
         work = logits.clone()
-        outputs = MODULES[name].substitute_tokens(
+        outputs = row_kernel(name)(
             work, **rows, banned_ids=None, top_k=8, temperature=1.0, gradient_scale=1024.0
         )
         results.append((work, *outputs))
@@ -237,7 +236,7 @@ def test_repeats_give_the_same_bits(name):
 
 
 def test_a_graph_replays_with_another_seed(module_name):
-    """Captured once; a new visit in `rng` gives the new visit's masks, tokens and losses."""
+    """Captured once; a new epoch in `rng` gives the new epoch's masks, tokens and losses."""
     input_ids, maskable, example_ids, offsets, _ = random_batch(3, 8, 64, 0.2)
     V, M = 30522, int(offsets[-1])
     logits = torch.randn(M, V, generator=torch.Generator().manual_seed(0)).cuda()
@@ -256,16 +255,16 @@ def test_a_graph_replays_with_another_seed(module_name):
             *dual_cross_entropy(filled.losses, logits[:8, :3], labels, counts, 0.5),
         )
 
-    with backend.use(module_name):
+    with backends.use(module_name):
         step()  # Triton compiles here
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             captured = step()
-        for visit in (0, 5):
-            rng[1] = visit
+        for epoch in (0, 5):
+            rng[1] = epoch
             graph.replay()
             assert all(torch.equal(a, b) for a, b in zip(captured, step(), strict=True))
-    with backend.use("reference"):
+    with backends.use("reference"):
         assert torch.equal(captured[1], sample_masks(*held, rng, M, MASK).positions)
 
 
@@ -275,7 +274,7 @@ def test_registered_for_compilation(module_name):
     generator = torch.Generator().manual_seed(1)
     shapes = ((8, 32), (500, 32), (500,))
     operands = [torch.randn(s, generator=generator).cuda().requires_grad_() for s in shapes]
-    with backend.use(module_name):
+    with backends.use(module_name):
         torch.library.opcheck(
             torch.ops.masktuning.masked_lm_head.default,
             (*operands, *rows.values(), None, 2, 1.0, None, True, module_name),
@@ -310,25 +309,26 @@ def test_a_step_waits_for_nothing(module_name):
     """Two training steps under the debug mode that makes every host synchronisation an error."""
     batch = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in make_batch(8).items()}
     model = tiny_model("bert").cuda().train()
-    perturbation = perturbation_from(tiny_tokenizer(), model.config.vocab_size)
-    context = StepContext(
-        rng=torch.tensor([1, 2]).cuda(),
-        denominators=torch.tensor([float(batch["num_masked"]), 8.0]).cuda(),
-        perturbation=perturbation.to(torch.device("cuda")),
-        label_smoothing=0.0,
-        two_phase=True,
-        backward=lambda loss, mlm=False: loss.backward(),
-        no_sync=contextlib.nullcontext,
-    )
-    with backend.use(module_name):
-        first = MaskTuning(0.5).step(model, batch, context)  # loads and compiles
+    method = MaskTuning(model, tiny_tokenizer(), MaskTuningOptions(alpha=0.5))
+    counts = {
+        "masked": torch.tensor(float(batch["num_masked"])).cuda(),
+        "labels": torch.tensor(8.0).cuda(),
+    }
+    rng = torch.tensor([1, 2]).cuda()
+
+    def step():
+        losses = method.losses(Batch.from_dict(batch), Step(rng, counts))
+        return sum(backward_each(method, method, losses, lambda loss, _: loss.backward()).values())
+
+    with backends.use(module_name):
+        first = step()  # loads and compiles
         torch.cuda.synchronize()
         try:
             torch.cuda.set_sync_debug_mode("error")
-            terms = MaskTuning(0.5).step(model, batch, context)
+            second = step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert torch.isfinite(terms.loss) and torch.isfinite(first.loss)
+    assert torch.isfinite(first) and torch.isfinite(second)
 
 
 def test_another_stream_and_thread():
@@ -337,14 +337,14 @@ def test_another_stream_and_thread():
 
     logits, rows = make_logits(8, 30522, torch.float16, device="cuda"), rows_for(8, 30522)
     rows = {key: tensor.cuda() for key, tensor in rows.items()}
-    with backend.use("cuda"):
+    with backends.use("cuda"):
         want = substitute_tokens(logits, **rows).losses
     results = []
 
     def other():
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.default_stream())
-        with torch.cuda.stream(stream), backend.use("cuda"):
+        with torch.cuda.stream(stream), backends.use("cuda"):
             results.append(substitute_tokens(logits, **rows).losses)
         stream.synchronize()
 
@@ -354,15 +354,13 @@ def test_another_stream_and_thread():
     assert torch.equal(results[0], want)
 
 
-def test_images_can_also_be_compiled_here(tmp_path, monkeypatch):
-    """NVRTC's images do what the packaged ones do."""
-    from masktuning.ops import cuda_images
-
+def test_cubins_can_also_be_compiled_here(tmp_path, monkeypatch):
+    """NVRTC's cubins do what the packaged ones do."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(cuda_images, "packaged_folders", list)
-    cuda.load.cache_clear()
+    monkeypatch.setattr(cubins, "packaged_folders", list)
+    launch.load.cache_clear()
     try:
-        check_kernel(cuda.substitute_tokens, 3, 9001, torch.float16, top_k=8, device="cuda")
-        assert len(list((tmp_path / "masktuning").glob("*.cubin"))) == len(cuda.KERNELS)
+        check_kernel(row_kernel("cuda"), 3, 9001, torch.float16, top_k=8, device="cuda")
+        assert len(list((tmp_path / "masktuning").glob("*.cubin"))) == len(launch.DECLARED)
     finally:
-        cuda.load.cache_clear()
+        launch.load.cache_clear()

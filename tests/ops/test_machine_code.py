@@ -12,12 +12,12 @@ import masktuning_C
 import pytest
 from test_cubins import needs_nvrtc, tile_of
 
-from masktuning.ops import cuda, cuda_images, cuda_source
+from masktuning.ops.backends import cubins, cuda_source, launch
 
 pytest.importorskip("triton")
 from triton import knobs
 
-KERNELS = [name for name in cuda.KERNELS["token_substitution"] if "_rows_" in name]
+KERNELS = [name for name in launch.DECLARED["token_substitution"].kernels if "_rows_" in name]
 _LOAD = re.compile(r"LDG\.E\.128\S* R(\d+),")
 _REGISTERS = re.compile(r"\bR(\d+)(\.64)?")
 
@@ -26,11 +26,11 @@ def listing(arch, folder):
     """The instructions of each kernel, in order."""
     code, headers = cuda_source.sources()
     op = "token_substitution"
-    image, _, _ = masktuning_C.nvrtc_compile(
-        cuda_images.nvrtc_library(), f"{op}.cu", code[op], headers, arch
+    cubin, _, _ = masktuning_C.nvrtc_compile(
+        cubins.nvrtc_library(), f"{op}.cu", code[op], headers, arch
     )
     path = folder / "rows.cubin"
-    path.write_bytes(image)
+    path.write_bytes(cubin)
     done = subprocess.run(
         [knobs.nvidia.nvdisasm.path, "-c", path], capture_output=True, text=True, check=True
     )

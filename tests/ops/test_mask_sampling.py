@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracles import MASK, counts_of, expected_masks
 from scipy import stats
 
-from masktuning.ops import backend, sample_masks, sample_masks_threshold
+from masktuning.ops import backends, sample_masks, sample_masks_threshold
 
 
 def random_batch(seed, B, L, rate):
@@ -28,28 +28,28 @@ def random_batch(seed, B, L, rate):
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**63 - 1),
-    visit=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 2**32 - 1),
     B=st.integers(1, 5),
     L=st.integers(1, 40),
     rate=st.floats(0.01, 1.0),
     surplus=st.integers(0, 3),
     corrupt=st.booleans(),
 )
-def test_matches_the_definition(seed, visit, B, L, rate, surplus, corrupt):
+def test_matches_the_definition(seed, epoch, B, L, rate, surplus, corrupt):
     input_ids, maskable, example_ids, offsets, counts = random_batch(seed % 9973, B, L, rate)
     replacements = torch.arange(200, 300) if corrupt else None
     shown, positions, targets = expected_masks(
-        input_ids, maskable, example_ids, counts, seed, visit, replacements
+        input_ids, maskable, example_ids, counts, seed, epoch, replacements
     )
     M = len(positions) + surplus
     for name in ("reference", "cpp"):
-        with backend.use(name):
+        with backends.use(name):
             masked = sample_masks(
                 input_ids,
                 maskable,
                 example_ids,
                 offsets,
-                torch.tensor([seed, visit]),
+                torch.tensor([seed, epoch]),
                 M,
                 MASK,
                 replacements,
@@ -71,7 +71,7 @@ def test_back_ends_agree_on_a_thousand_random_batches():
         thresholds = torch.where(maskable, round(rate * 2**32), 0)
         results = []
         for name in ("reference", "cpp"):
-            with backend.use(name):
+            with backends.use(name):
                 exact = sample_masks(
                     input_ids, maskable, example_ids, offsets, rng, M, MASK, replacements
                 )
@@ -94,7 +94,7 @@ def test_threshold_masks_the_draws_below_it():
         if masktuning_C.philox4x32_10(t, example, 6, 0, 5, 0)[0] < int(thresholds[b, t])
     ]
     for name in ("reference", "cpp"):
-        with backend.use(name):
+        with backends.use(name):
             masked = sample_masks_threshold(
                 input_ids, thresholds, torch.tensor([11, 12]), torch.tensor([5, 6]), MASK
             )
@@ -106,20 +106,20 @@ def test_threshold_masks_the_draws_below_it():
 
 @pytest.mark.parametrize("name", ["reference", "cpp"])
 def test_positions_are_uniform(name):
-    """Chi-square over 40,000 masks of a row of 20 maskable tokens, 2 a visit, at p > 1e-4."""
+    """Chi-square over 40,000 masks of a row of 20 maskable tokens, 2 a epoch, at p > 1e-4."""
     B, L, k = 2000, 24, 2
     maskable = torch.zeros(B, L, dtype=torch.bool)
     maskable[:, 2:22] = True
     offsets = torch.arange(0, k * B + 1, k)
     counts = torch.zeros(L)
-    for visit in range(10):
-        with backend.use(name):
+    for epoch in range(10):
+        with backends.use(name):
             positions = sample_masks(
                 torch.full((B, L), 9),
                 maskable,
                 torch.arange(B),
                 offsets,
-                torch.tensor([1234, visit]),
+                torch.tensor([1234, epoch]),
                 k * B,
                 MASK,
             ).positions
@@ -158,7 +158,7 @@ def test_random_replacements_and_their_shares():
 
 def test_rows_without_maskable_tokens_mask_nothing():
     for name in ("reference", "cpp"):
-        with backend.use(name):
+        with backends.use(name):
             masked = sample_masks(
                 torch.tensor([[5, 6], [7, 8]]),
                 torch.tensor([[False, False], [True, False]]),
@@ -179,7 +179,7 @@ def test_strided_inputs_are_read_as_they_look(name):
     example_ids = torch.arange(3, 7)[::2]
     shown, positions, targets = expected_masks(ids, maskable, example_ids, [5, 5], 1, 2)
     offsets, rng = torch.tensor([0, 5, 10]), torch.tensor([1, 2])
-    with backend.use(name):
+    with backends.use(name):
         masked = sample_masks(ids, maskable, example_ids, offsets, rng, 10, MASK)
     assert torch.equal(masked.input_ids, shown)
     assert masked.positions.tolist() == positions and masked.targets.tolist() == targets
@@ -212,7 +212,7 @@ def test_bad_arguments_are_named(name, change, message):
         "num_masked": 2,
         "mask_token_id": MASK,
     }
-    with backend.use(name), pytest.raises(ValueError, match=message):
+    with backends.use(name), pytest.raises(ValueError, match=message):
         sample_masks(**{**arguments, **change})
 
 

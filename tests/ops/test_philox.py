@@ -4,7 +4,7 @@ import masktuning_C
 import pytest
 import torch
 
-from masktuning.ops.random import draw_words, philox4x32_10
+from masktuning.ops.philox import draw_words, philox4x32_10
 
 # kat_vectors of Random123: counter, key, output.
 ONES = 0xFFFFFFFF
@@ -27,12 +27,12 @@ def test_known_answers(counter, key, output):
 
 
 def test_contract_places_every_number():
-    """counter = (t, example_id, visit, stream), key = the seed's low and high half."""
-    seed, visit, t, example, stream = 0x123456789ABCDEF0, 7, 41, 2**31 + 5, 2
+    """counter = (t, example_id, epoch, stream), key = the seed's low and high half."""
+    seed, epoch, t, example, stream = 0x123456789ABCDEF0, 7, 41, 2**31 + 5, 2
     words = draw_words(
-        torch.tensor([seed, visit]), torch.tensor([t]), torch.tensor([example]), stream
+        torch.tensor([seed, epoch]), torch.tensor([t]), torch.tensor([example]), stream
     )
-    expected = masktuning_C.philox4x32_10(t, example, visit, stream, 0x9ABCDEF0, 0x12345678)
+    expected = masktuning_C.philox4x32_10(t, example, epoch, stream, 0x9ABCDEF0, 0x12345678)
     assert tuple(int(word) for word in words) == expected
 
 

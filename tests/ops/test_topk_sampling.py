@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from masktuning.ops.draw import draw_weights
+from masktuning.ops.topk_sampling import draw_weights
 
 
 def test_no_compiler_can_fuse_a_product_of_the_draw_with_a_sum():

@@ -1,6 +1,6 @@
 """The Triton kernels without a GPU: run by the interpreter, and compiled for GPUs.
 
-What is compiled is what masktuning/ops/triton.py launches: the same arguments and options, by the
+What is compiled is what the ops launch: the same arguments and options, by the
 same way through Triton, up to the launch. tests/ops/test_gpu.py runs it where there is a GPU.
 """
 
@@ -14,7 +14,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from masktuning.ops import triton as kernels
+from masktuning.ops import mask_sampling, token_substitution_kernels
+from masktuning.ops.dual_cross_entropy import DualInputs
+from masktuning.ops.dual_cross_entropy import triton_launch as dual_loss_launch
+from masktuning.ops.masked_rows import MaskedRows, TokenChoice
 
 pytest.importorskip("triton")
 
@@ -75,36 +78,33 @@ def row_launch(V, dtype, top_k=1, M=2, B=2, L=16, banned=3, first=0, stride=None
     stride = -(-V // 64) * 64 if stride is None else stride
     ids = torch.zeros(first + M, dtype=torch.int64)
     losses = torch.empty(M)
-    return kernels.substitution_launch(
+    text, example_ids = ids.new_empty(B, L), torch.zeros(B, dtype=torch.int64)
+    return token_substitution_kernels.triton_launch(
         torch.empty(M, stride, dtype=dtype)[:, :V],
         torch.empty(V, dtype=dtype),
-        (ids[first:], ids[first:], torch.zeros(B, dtype=torch.int64), ids.new_zeros(2)),
-        torch.arange(banned),
-        V - 1,
-        (top_k, 1.0, 1.0),
-        (losses, ids.new_empty(M), ids.new_empty(B, L), torch.empty_like(losses)),
+        MaskedRows(text, ids[first:], ids[first:], example_ids, ids.new_zeros(2)),
+        TokenChoice(torch.arange(banned), top_k, 1.0, V - 1),
+        1.0,
+        (losses, ids.new_empty(M), text, torch.empty_like(losses)),
     )
 
 
 def mask_launch(B, L, M, replacements=100):
     ids, more = torch.zeros(B, L, dtype=torch.int64), torch.zeros(B + 1, dtype=torch.int64)
-    return kernels.sampling_launch(
-        (ids, ids.bool(), more[:B], more, more.new_zeros(2)),
-        4,
-        torch.arange(replacements) if replacements else None,
+    replacement_ids = torch.arange(replacements) if replacements else None
+    return mask_sampling.triton_launch(
+        mask_sampling.MaskingInputs(ids, more[:B], more.new_zeros(2), 4, replacement_ids),
+        ids.bool(),
+        more,
         (torch.empty_like(ids), more.new_empty(M), more.new_empty(M)),
     )
 
 
 def dual_launch(M, B, C=3, first=0):
-    return kernels.dual_loss_launch(
-        (
-            torch.zeros(first + M)[first:],
-            torch.zeros(B, C),
-            torch.zeros(B, dtype=torch.int64),
-            torch.ones(2),
-        ),
-        (-100, 0.5, 0.0),
+    labels = torch.zeros(B, dtype=torch.int64)
+    losses, logits = torch.zeros(first + M)[first:], torch.zeros(B, C)
+    return dual_loss_launch(
+        DualInputs(losses, logits, labels, torch.ones(2), 0.5, 0.0, -100),
         (torch.empty(4), torch.empty(B, C)),
     )
 
@@ -184,9 +184,11 @@ def test_another_row_stride_or_way_to_ban_is_another_variant(compile_for):
 def test_a_launch_copies_no_argument():
     """Arguments without gaps go to the kernel as they are."""
     logits, bias = torch.zeros(2, 64)[:, :50], torch.zeros(50)
-    rows = tuple(torch.zeros(2, dtype=torch.int64) for _ in range(4))
     banned, ids = torch.arange(3), torch.zeros(1, 2, dtype=torch.int64)
-    outputs = (torch.empty(2), rows[0].new_empty(2), ids, torch.empty(2))
-    launch = kernels.substitution_launch(logits, bias, rows, banned, None, (1, 1.0, 1.0), outputs)
-    given = (logits, bias, *rows, banned, *outputs)
+    rows = MaskedRows(ids, *(torch.zeros(2, dtype=torch.int64) for _ in range(4)))
+    outputs = (torch.empty(2), rows[1].new_empty(2), ids, torch.empty(2))
+    launch = token_substitution_kernels.triton_launch(
+        logits, bias, rows, TokenChoice(banned, 1, 1.0, None), 1.0, outputs
+    )
+    given = (logits, bias, *rows[1:], banned, *outputs)
     assert [t.data_ptr() for t in launch.arguments[: len(given)]] == [t.data_ptr() for t in given]

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from masktuning import MaskTuningCollator, sample_masks
 from masktuning.data.generated import examples
 from masktuning.demo import EMBEDDED
-from masktuning.ops import backend
+from masktuning.ops import backends
 
 # SHA-256 of all masked texts, positions and targets, recorded before the package was laid out anew.
 DIGESTS = {
@@ -33,7 +33,7 @@ def test_the_masks_of_200_batches(kernels, corruption):
     for step in range(200):
         epoch, i = divmod(step, 62)
         batch = collator(rows[32 * i : 32 * i + 32])
-        with backend.use(kernels):
+        with backends.use(kernels):
             masked = sample_masks(
                 batch["input_ids"],
                 batch["maskable"],

@@ -1,11 +1,8 @@
-"""Which back ends exist here, which one an op uses, and how to force one.
-
-    with masktuning.ops.backend.use("reference"): ...
-    MASKTUNING_BACKEND=cpp python -m masktuning.train
+"""Which back ends exist on this machine, which one an op uses, and how to force one.
 
 `auto`, the default, takes the first back end of the op's own list that runs on the tensors'
-device, and warns once where a faster one was to be expected. A forced back end that is not there
-is an error. An op that a back end does not implement runs on the reference.
+device, and warns once if a faster one was expected. Forcing a back end that is not available is an
+error. An op that the forced back end does not implement runs on the PyTorch reference.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -23,43 +20,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masktuning.ops import cpp, cuda, cuda_images, triton
-from masktuning.ops.native import extension
+from masktuning.ops.backends import cubins, extension, launch
+from masktuning.ops.checks import KERNEL_FLOATS
 
 NAMES = ("reference", "cpp", "cuda", "triton")
 ENVIRONMENT = "MASKTUNING_BACKEND"
-CUDA_SWITCH = "MASKTUNING_CUDA"  # 0 leaves the CUDA kernels out
+CUDA_SWITCH = "MASKTUNING_CUDA"  # the value 0 disables the CUDA kernels
 
-# What each op should run on, by device type, fastest first. The reference runs everywhere.
-_EVERYWHERE = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}
-PREFERRED: dict[str, dict[str, tuple[str, ...]]] = {
-    "sample_masks": _EVERYWHERE,
-    "sample_masks_threshold": {"cpu": ("cpp",)},
-    "substitute_tokens": _EVERYWHERE,
-    "masked_lm_head": _EVERYWHERE,
-    "dual_cross_entropy": _EVERYWHERE,
-}
-
-_MODULES = {"cpp": cpp, "cuda": cuda, "triton": triton}
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+PREFERRED: dict[str, dict[str, tuple[str, ...]]] = {}
+"""The back ends of each registered op by device type, fastest first."""
 
 _forced: ContextVar[str | None] = ContextVar("masktuning_backend", default=None)
 
+Kernel = Callable[..., Any]
+
 
 class BackendError(ValueError):
-    """A back end was asked for that does not exist or does not run on this machine."""
+    """A back end was requested that does not exist or does not run on this machine."""
+
+
+def register(op: str, **devices: dict[str, Kernel]) -> dict[str, Kernel]:
+    """Declares the back ends of an op, and returns its kernels by the name of the back end.
+
+    Each op calls this in its own file. The reference needs no registration; it runs everywhere.
+
+    Args:
+        op: the name of the public function.
+        devices: for each device type ("cpu", "cuda") the kernels by back end, fastest first.
+    """
+    PREFERRED[op] = {device: tuple(kernels) for device, kernels in devices.items()}
+    return {name: kernel for kernels in devices.values() for name, kernel in kernels.items()}
 
 
 def available() -> Mapping[str, str]:
-    """Every back end with why it is not usable here; an empty reason means it is."""
+    """Every back end with the reason why it cannot be used here, or "" if it can."""
     gpu = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
-    return MappingProxyType({name: missing(name, gpu) for name in NAMES})
+    return MappingProxyType({name: unavailable_reason(name, gpu) for name in NAMES})
 
 
 @cache
-def missing(name: str, gpu: torch.device | None) -> str:
-    """Why a back end does not run here (cuda and triton: on `gpu`), or ""; loads CUDA kernels."""
-    if name == "reference" or (name == "cpp" and extension()):
+def unavailable_reason(name: str, gpu: torch.device | None) -> str:
+    """Why a back end does not run here (cuda and triton: on `gpu`), or "" if it does.
+
+    Asking for "cuda" loads the CUDA kernels, so this happens before any graph is captured.
+    """
+    if name == "reference" or (name == "cpp" and extension.find()):
         return ""
     if name == "cpp":
         return "masktuning_C is not built: run `pip install .`"
@@ -68,12 +73,12 @@ def missing(name: str, gpu: torch.device | None) -> str:
     if name == "triton":
         return "" if importlib.util.find_spec("triton") else "triton is not installed"
     if os.environ.get(CUDA_SWITCH) == "0":
-        return f"{CUDA_SWITCH}=0 leaves it out"
-    if not extension():
-        return missing("cpp", None)
+        return f"{CUDA_SWITCH}=0 disables it"
+    if not extension.find():
+        return unavailable_reason("cpp", None)
     try:
-        cuda.load(gpu.index)
-    except (cuda_images.ImageError, OSError) as error:
+        launch.load(gpu.index)
+    except (cubins.CubinError, OSError) as error:
         return str(error)
     return ""
 
@@ -96,7 +101,7 @@ def check(name: str) -> str:
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
-    """Forces one back end within a `with` block; "auto" leaves it to the environment.
+    """Forces one back end within a `with` block; "auto" leaves the choice to the environment.
 
     Raises:
         BackendError: if it is not available here.
@@ -110,7 +115,7 @@ def use(name: str) -> Iterator[None]:
 
 @torch.compiler.assume_constant_result
 def choose(op: str, device: torch.device) -> str:
-    """The back end that `op` uses for tensors on `device`; torch.compile asks once, as it traces.
+    """The back end that `op` uses for tensors on `device`; torch.compile asks once, when it traces.
 
     Raises:
         BackendError: if the one forced by `use` or the environment is not available here.
@@ -121,7 +126,7 @@ def choose(op: str, device: torch.device) -> str:
         return forced if check(forced) in candidates else "reference"
     gpu = device if device.type == "cuda" else None
     for name in candidates:
-        if not missing(name, gpu):
+        if not unavailable_reason(name, gpu):
             break
     else:
         name = "reference"
@@ -131,35 +136,30 @@ def choose(op: str, device: torch.device) -> str:
 
 
 def kernels_for(op: str, tensor: Tensor) -> str:
-    """The back end whose kernels `op` runs on for this tensor; "" for the reference.
+    """The back end whose kernels `op` uses for this tensor, or "" for the reference.
 
-    A float tensor that only the reference takes (float64) goes there whatever was chosen.
+    A floating-point tensor that no kernel accepts (float64) always goes to the reference.
     """
     name = choose(op, tensor.device)
-    if name == "reference" or (tensor.is_floating_point() and tensor.dtype not in _FLOATS):
+    if name == "reference" or (tensor.is_floating_point() and tensor.dtype not in KERNEL_FLOATS):
         return ""
     return name
-
-
-def module(name: str) -> Any:
-    """The kernels of a back end as functions of tensors: ops.cpp, ops.cuda or ops.triton."""
-    return _MODULES[name]
 
 
 @cache
 def _warn_once(op: str, device: torch.device, found: str, wanted: str) -> None:
     name = "the PyTorch reference" if found == "reference" else found
-    reason = missing(wanted, device if device.type == "cuda" else None)
+    reason = unavailable_reason(wanted, device if device.type == "cuda" else None)
     warnings.warn(
         f"{op} on {device.type} runs on {name}: {wanted}: {reason}", RuntimeWarning, stacklevel=4
     )
 
 
 def missing_gpu_code(capability: tuple[int, int], built_for: Sequence[str]) -> str:
-    """Why a torch built for the architectures `built_for` has no code for a GPU; "" if it has.
+    """Why a torch built for the architectures `built_for` has no code for a GPU, or "" if it has.
 
-    A GPU runs machine code (sm_XY) of its own major version up to its own minor one, and compiles
-    older intermediate code (compute_XY) itself.
+    A GPU runs machine code (sm_XY) that was built for its own major version and for a minor version
+    not above its own. It compiles older intermediate code (compute_XY) itself.
     """
     own = 10 * capability[0] + capability[1]
     for name in built_for:
@@ -174,25 +174,26 @@ def missing_gpu_code(capability: tuple[int, int], built_for: Sequence[str]) -> s
 
 
 def describe() -> list[dict[str, Any]]:
-    """The back end of every op on every device at hand, and why it is not a faster one."""
+    """The back end of every op on every device of this machine, and why it is not a faster one."""
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices.append(torch.device("cuda", torch.cuda.current_device()))
     return [
         {"op": op, "device": device.type, "backend": name, "why": _why(op, device, name)}
-        for op in PREFERRED
+        for op in sorted(PREFERRED)
         for device in devices
         for name in [choose(op, device)]
     ]
 
 
 def _why(op: str, device: torch.device, found: str) -> str:
-    """Why an op does not run on the first of its back ends; "" where it does."""
+    """Why an op does not run on the fastest of its back ends, or "" if it does."""
     candidates = PREFERRED[op].get(device.type, ())
     if not candidates:
         return f"it has no kernel for {device.type}"
     if found == candidates[0]:
         return ""
     gpu = device if device.type == "cuda" else None
-    reasons = [f"{name}: {reason}" for name in candidates if (reason := missing(name, gpu))]
+    found_reasons = ((name, unavailable_reason(name, gpu)) for name in candidates)
+    reasons = [f"{name}: {reason}" for name, reason in found_reasons if reason]
     return "; ".join(reasons) or f"{ENVIRONMENT} asks for it"

@@ -1,11 +1,11 @@
-"""The counter contract: every draw of the perturbation is Philox4x32-10 of what it belongs to.
+"""The counter contract: every random number is Philox4x32-10 of what it is drawn for.
 
     key     = (seed & 0xffffffff, seed >> 32)
-    counter = (token position t, example_id, visit, stream)        # 32 bits each
+    counter = (token position t, example_id, epoch, stream)        # 32 bits each
 
-`example_id` is the row of the training set and `visit` how often that row has been seen (the
-epoch), so a mask depends on neither batch size, order, number of processes nor back end, and is
-the same after a resume. csrc/philox.h holds the same contract for C++ and CUDA.
+`example_id` is the row of the training set and `epoch` counts how often that row has been seen.
+A mask therefore depends on neither batch size, order, number of processes nor back end, and is the
+same after a resume. csrc/philox.h holds the same contract for C++ and CUDA.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def philox4x32_10(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox4x32 with ten rounds (Salmon et al., SC 2011) on int64 tensors of 32-bit values.
 
-    The four counter words and the two key words broadcast against each other; so do the four
-    output words, each in [0, 2^32). A 32x32-bit product wraps in int64, but its high half is
-    exact after an arithmetic shift and a mask.
+    The four counter words and the two key words broadcast against each other. Returns four words
+    of the broadcast shape, each in [0, 2^32). A product of two 32-bit numbers wraps in int64, but
+    its high half is exact after an arithmetic shift and a mask.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -51,16 +51,16 @@ def philox4x32_10(
 def draw_words(
     rng: Tensor, positions: Tensor, example_ids: Tensor, stream: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four words of the tokens at `positions` of `example_ids`, under the counter contract.
+    """The four random words of the tokens at `positions` of the examples `example_ids`.
 
-    `rng` is int64 [seed, visit]; `positions` (within the example) and `example_ids` broadcast.
-    Word 0 is the draw of the token.
+    `rng` is int64 [seed, epoch]. `positions`, counted within the example, and `example_ids`
+    broadcast against each other. Word 0 is what the contract calls the draw of the token.
     """
-    seed, visit = rng[0], rng[1]
+    seed, epoch = rng[0], rng[1]
     counter = (
         positions & _LOW,
         example_ids & _LOW,
-        visit & _LOW,
-        torch.full_like(visit, stream),
+        epoch & _LOW,
+        torch.full_like(epoch, stream),
     )
     return philox4x32_10(counter, (seed & _LOW, (seed >> 32) & _LOW))

@@ -45,9 +45,7 @@ class EvaluationArguments:
     )
     protocol: list[str] = field(
         default_factory=list,
-        metadata={
-            "help": "Only these sets: standard (the literature's), paper-like (the paper's)."
-        },
+        metadata={"help": "Sets of these protocols: standard (as in the literature), paper-like."},
     )
     max_seq_length: int | None = field(
         default=None,
@@ -62,13 +60,13 @@ class EvaluationArguments:
         },
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts per batch."})
-    output_dir: str | None = field(default=None, metadata={"help": "Where to write results."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the results."})
     combine: list[str] = field(
         default_factory=list, metadata={"help": "Folders with results, one per seed."}
     )
     baseline: list[str] = field(
         default_factory=list,
-        metadata={"help": "As many folders, which --combine is compared with in pairs."},
+        metadata={"help": "As many folders in the same order, for paired differences."},
     )
 
 

@@ -6,14 +6,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masktuning.config.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from masktuning.data.collator import MaskTuningCollator
     from masktuning.modeling.shared_encoder import MaskTuningModel
     from masktuning.ops import dual_cross_entropy, masked_lm_head, sample_masks, substitute_tokens
     from masktuning.training.arguments import MaskTuningArguments, arguments_for
     from masktuning.training.trainer import MaskTuningTrainer
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "MaskTuningArguments": "masktuning.training.arguments",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any
 
-from masktuning import __version__
 from masktuning.config.errors import UsageError
+from masktuning.config.version import __version__
 
 
 def version_of(package: str) -> str:

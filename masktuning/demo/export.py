@@ -14,10 +14,10 @@ from string import Template
 from types import SimpleNamespace
 from typing import Any
 
-import masktuning
 from masktuning.config.errors import UsageError
 from masktuning.config.files import write, write_json
 from masktuning.config.parser import build_parser, parse, run_command, wants_help
+from masktuning.config.version import __version__
 from masktuning.demo.pretrain.__main__ import PROGRAM as _PRETRAIN
 from masktuning.demo.pretrain.__main__ import PretrainingArguments
 
@@ -122,7 +122,7 @@ def _card(metrics: dict[str, Any]) -> str:
         **{name: f"{value:,}" for name, value in data.items() if isinstance(value, int)},
         **settings,
         **metrics["versions"],
-        "version": masktuning.__version__,
+        "version": __version__,
         "parameters": f"{metrics['parameters']:,}",
         "layers": settings["num_layers"],
         "width": settings["hidden_size"],

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from masktuning.data.batch import Batch
 from masktuning.methods.step import Step
 from masktuning.modeling.checkpoint import METHOD, load_part, part_file, starting_with
-from masktuning.modeling.shared_encoder import MaskTuningModel, embedding_layer
+from masktuning.modeling.embedding_mask import embedding_layer
+from masktuning.modeling.shared_encoder import MaskTuningModel
 
 FEATURES = frozenset({"mlm_head", "embeddings"})
 """What a method may require of a model: the masked-LM head, one embedding layer."""

@@ -6,8 +6,6 @@ Shapes: B examples, L tokens, C classes, H width of the hidden states.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from masktuning.modeling.checkpoint import (
     save_checkpoint,
     starting_with,
 )
+from masktuning.modeling.embedding_mask import masked_embeddings
 from masktuning.modeling.loading import EXPECTED_NEW, check_language, check_masked_lm, load_float32
 from masktuning.modeling.mlm_head import MaskedLMHead
 
@@ -138,7 +137,7 @@ class MaskTuningModel(nn.Module):
                 normalisation and dropout) is replaced by zeros.
         """
         extras = self._extras(attention_mask, token_type_ids)
-        with self._masked_embeddings(embedding_mask):
+        with masked_embeddings(self.encoder, embedding_mask):
             return SequenceClassifierOutput(logits=self._classify(input_ids, extras))
 
     def encode(
@@ -221,29 +220,6 @@ class MaskTuningModel(nn.Module):
         pooled_BH = hidden_BLH[torch.arange(len(last_B), device=last_B.device), last_B]
         head: Any = self.classifier.classification_head
         return head(pooled_BH)
-
-    @contextmanager
-    def _masked_embeddings(self, embedding_mask: Tensor | None) -> Iterator[None]:
-        """Within it the embedding layer's output is zero where `embedding_mask` [B, L] is false."""
-        if embedding_mask is None:
-            yield
-            return
-
-        def replace(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            return output * embedding_mask[:, :, None]
-
-        layer: Any = embedding_layer(self.encoder)
-        handle = layer.register_forward_hook(replace)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-
-def embedding_layer(encoder: nn.Module) -> nn.Module | None:
-    """The module whose output [B, L, H] enters an encoder's first layer, or None if it has none."""
-    layer = getattr(encoder, "embeddings", None)
-    return layer if isinstance(layer, nn.Module) else None
 
 
 def _decoder_start(input_ids: Tensor, config: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from masktuning.config.errors import UsageError
 from masktuning.methods import method_class
 from masktuning.methods.choice import MethodChoice
 from masktuning.methods.mask_tuning import MaskTuningOptions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -103,6 +106,18 @@ def method_options(args: Any) -> Any:
     if hasattr(made, "check"):
         made.check()
     return made
+
+
+def use_one_gpu(args: MethodArguments) -> None:
+    """Trainer would use every GPU of one process through DataParallel, which is slower."""
+    if args.n_gpu > 1:
+        logger.warning(
+            "%d GPUs are here and one is used; start with `torchrun --nproc_per_node=%d` to use "
+            "them all",
+            args.n_gpu,
+            args.n_gpu,
+        )
+        args._n_gpu = 1
 
 
 def _check_ranges(args: TrainingArguments) -> None:

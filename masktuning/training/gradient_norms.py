@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 
 class GradientNorms:
@@ -76,3 +78,11 @@ class GradientNorms:
             dist.all_reduce(one)
             averaged.append(one / dist.get_world_size())
         return averaged
+
+
+def logs_step(args: TrainingArguments, state: TrainerState) -> bool:
+    """Whether Trainer will write a line of the log after the optimiser step that is under way."""
+    step = state.global_step + 1
+    if args.logging_strategy != IntervalStrategy.STEPS:
+        return False
+    return step % state.logging_steps == 0 or (step == 1 and args.logging_first_step)

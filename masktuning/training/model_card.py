@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from masktuning import __version__
+from masktuning.config.version import __version__
 from masktuning.evaluation.metrics import SetResult
 from masktuning.evaluation.tables import markdown_table
 from masktuning.methods import method_class

@@ -8,7 +8,6 @@ Shapes: B examples, C classes, N counts of a step.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import EvalPrediction, IntervalStrategy
+from transformers.trainer_utils import EvalPrediction
 from transformers.training_args import OptimizerNames
 
 from masktuning.data.batch import Batch
@@ -31,13 +30,16 @@ from masktuning.methods.base import Method, check_tokenizer
 from masktuning.methods.step import Step, stack_counts
 from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import backends
-from masktuning.training.arguments import MaskTuningArguments, MethodArguments, method_options
+from masktuning.training.arguments import (
+    MaskTuningArguments,
+    MethodArguments,
+    method_options,
+    use_one_gpu,
+)
 from masktuning.training.backward import backward_each, backward_joint
-from masktuning.training.gradient_norms import GradientNorms
+from masktuning.training.gradient_norms import GradientNorms, logs_step
 from masktuning.training.loss_log import LossLog
 from masktuning.training.run_folder import STAGES
-
-logger = logging.getLogger(__name__)
 
 
 class MaskTuningTrainer(Trainer):
@@ -83,7 +85,7 @@ class MaskTuningTrainer(Trainer):
         self.tokenizer = tokenizer
         self.method_class = method_class(args.method)
         check_tokenizer(tokenizer, self.method_class.requires)
-        _use_one_gpu(args)
+        use_one_gpu(args)
         collator = data_collator
         if not isinstance(collator, PaddingCollator):
             collator = PaddingCollator(tokenizer, data_collator)
@@ -168,7 +170,7 @@ class MaskTuningTrainer(Trainer):
         step = Step(self._current_rng(), named, self.args.label_smoothing_factor)
         losses = self.method.losses(Batch.from_dict(inputs), step)
         apart = len(self.method.terms) > 1 and self._allows_backward_passes(model)
-        if self._norms is None and apart and self._logs_this_step():
+        if self._norms is None and apart and logs_step(self.args, self.state):
             self._norms = GradientNorms(model.parameters(), self.method.terms)
         values: dict[str, Tensor] = {}
         with self.compute_loss_context_manager():
@@ -246,13 +248,6 @@ class MaskTuningTrainer(Trainer):
         else:
             backward(loss)
 
-    def _logs_this_step(self) -> bool:
-        step = self.state.global_step + 1
-        if self.args.logging_strategy != IntervalStrategy.STEPS:
-            return False
-        every = self.state.logging_steps
-        return step % every == 0 or (step == 1 and self.args.logging_first_step)
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The stock method would refuse the tied decoder, and pickle the arguments.
         if self.args.should_save:
@@ -270,15 +265,3 @@ class MaskTuningTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-
-
-def _use_one_gpu(args: MethodArguments) -> None:
-    """Trainer would use every GPU of one process through DataParallel, which is slower."""
-    if args.n_gpu > 1:
-        logger.warning(
-            "%d GPUs are here and one is used; start with `torchrun --nproc_per_node=%d` to use "
-            "them all",
-            args.n_gpu,
-            args.n_gpu,
-        )
-        args._n_gpu = 1

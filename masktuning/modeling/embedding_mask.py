@@ -1,0 +1,34 @@
+"""Zeros in place of the embedding layer's output, for methods that cut tokens out of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def embedding_layer(encoder: nn.Module) -> nn.Module | None:
+    """The module whose output [B, L, H] enters an encoder's first layer, or None if it has none."""
+    layer = getattr(encoder, "embeddings", None)
+    return layer if isinstance(layer, nn.Module) else None
+
+
+@contextmanager
+def masked_embeddings(encoder: nn.Module, mask_BL: Tensor | None) -> Iterator[None]:
+    """Within it the embedding layer's output is zero where `mask_BL` [B, L] bool is false."""
+    if mask_BL is None:
+        yield
+        return
+
+    def replace(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output * mask_BL[:, :, None]
+
+    layer = embedding_layer(encoder)
+    assert layer is not None  # a method that needs it requires "embeddings"
+    handle = layer.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

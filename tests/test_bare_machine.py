@@ -120,7 +120,7 @@ def test_the_gpu_tests_themselves_run_on_stand_ins():
     done = subprocess.run(
         [sys.executable, *command, "tests/ops/test_gpu.py", "-k", tests],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "ops")},
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT / 'tests' / 'ops'}"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, EsmToke
 from masktuning import MaskTuningArguments, MaskTuningModel, MaskTuningTrainer
 from masktuning.data.load import LabelledTexts
 from masktuning.data.tokenize import encode
-from masktuning.evaluation.predict import load_classifier, predict
-from masktuning.modeling.loading import UNSUPPORTED
+from masktuning.evaluation.predict import predict, predictor
+from masktuning.modeling.loading import UNSUPPORTED, load_classifier
 
 SUPPORTED = [name for name in families() if name not in UNSUPPORTED]
 # Stock models that cannot be the float64 oracle, with the reason; these are compared in float32.
@@ -57,7 +57,8 @@ def test_evaluate_gives_the_stock_classifier_s_logits(family, tmp_path):
     model = tiny_model(family).classifier
     model.save_pretrained(tmp_path)
     texts = [f"w{i} w{i + 1} w{i + 2}" for i in range(5)]  # of one length: FNet sees its padding
-    trainer, _, tokenizer = load_classifier(str(tmp_path), 2)
+    loaded, tokenizer = load_classifier(str(tmp_path))
+    trainer = predictor(loaded, tokenizer, 2)
     rows = encode(LabelledTexts("dev", "dev", [texts], [0] * 5), tokenizer, 20)
     batch = tokenizer(texts, return_tensors="pt")
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """A pytest plugin that runs tests/ops/test_gpu.py on the CPU, on stand-ins for the CUDA kernels.
 
-    PYTHONPATH=tests/ops python -m pytest -p cuda_stand_in tests/ops/test_gpu.py -k "small and cuda"
+    PYTHONPATH=tests:tests/ops python -m pytest -p cuda_stand_in tests/ops/test_gpu.py
 
 Tensors that ask for a GPU are made on the CPU; the kernels' source runs as in test_cuda.py. So the
 tests' own code is run, but no GPU, no Triton, no CUDA graph and no stream.

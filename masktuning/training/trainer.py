@@ -39,6 +39,7 @@ from masktuning.training.arguments import (
 from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.gradient_norms import GradientNorms, logs_step
 from masktuning.training.loss_log import LossLog
+from masktuning.training.method_collator import MethodCollator
 from masktuning.training.run_folder import STAGES
 
 
@@ -130,7 +131,7 @@ class MaskTuningTrainer(Trainer):
         """Trainer's, after taking up the options: a sweep sets them anew for each run."""
         self.method.configure(method_options(self.options))
         padding = self.data_collator
-        self.data_collator = self.collate
+        self.data_collator = MethodCollator(padding, self.method)
         try:
             return super().get_train_dataloader()
         finally:
@@ -138,8 +139,7 @@ class MaskTuningTrainer(Trainer):
 
     def collate(self, rows: Sequence[Any]) -> dict[str, Any]:
         """A padded batch of training rows, with what the method adds to it."""
-        batch = Batch.from_dict(self.data_collator(list(rows)))
-        return self.method.collate(batch, rows).as_dict()
+        return MethodCollator(self.data_collator, self.method)(rows)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, on the back end that the arguments name."""
@@ -168,14 +168,15 @@ class MaskTuningTrainer(Trainer):
         counts = self._counts([inputs]) if num_items_in_batch is None else num_items_in_batch
         named = dict(zip(self._count_names, counts.unbind(), strict=True))
         step = Step(self._current_rng(), named, self.args.label_smoothing_factor)
-        losses = self.method.losses(Batch.from_dict(inputs), step)
-        apart = len(self.method.terms) > 1 and self._allows_backward_passes(model)
+        method = self.method
+        losses = method.losses(Batch.from_dict(inputs), step)
+        apart = len(method.terms) > 1 and self._allows_backward_passes(model)
         if self._norms is None and apart and logs_step(self.args, self.state):
-            self._norms = GradientNorms(model.parameters(), self.method.terms)
+            self._norms = GradientNorms(model.parameters(), method.terms)
         values: dict[str, Tensor] = {}
         with self.compute_loss_context_manager():
-            if apart or len(self.method.terms) == 1:
-                values = backward_each(model, self.method, losses, self._backward)
+            if apart or len(method.terms) == 1:
+                values = backward_each(model, method, losses, self._backward)
                 loss = torch.stack([*values.values()]).sum()
             else:
                 loss = backward_joint(model, losses, self._backward)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,26 @@ def test_options_set_after_construction_count(tmp_path):
     (mlm, rest, _), (all_mlm, no_rest, _) = norms(0.5), norms(1.0)
     assert all_mlm == pytest.approx(2 * mlm, rel=1e-4)
     assert no_rest < 1e-5 * rest
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_batches_made_in_other_processes_are_the_same(tmp_path, context):
+    """The model stays behind where the workers' collator is pickled."""
+    trainer = MaskTuningTrainer(
+        model=tiny_model("bert"),
+        args=arguments(tmp_path, dataloader_num_workers=1, seed=3),
+        train_dataset=Dataset.from_list(examples(8, 1)),
+        processing_class=tiny_tokenizer(),
+    )
+    here = trainer.collate(examples(8, 1))
+    trainer.args.dataloader_multiprocessing_context = context
+    loader = trainer.get_train_dataloader()
+    content = pickle.dumps(loader.collate_fn)
+    assert len(content) < 2 * sum(p.numel() for p in trainer.model.parameters())  # half of them
+    (batch,) = loader
+    order = [here["example_ids"].tolist().index(i) for i in batch["example_ids"].tolist()]
+    assert sorted(order) == list(range(8)) and batch["num_masked"] == here["num_masked"]
+    assert torch.equal(batch["maskable"], here["maskable"][order])
 
 
 def test_a_collator_of_the_user_s_keeps_its_rate(tmp_path):

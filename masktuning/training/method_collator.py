@@ -1,0 +1,31 @@
+"""The collator of training batches: padding, then what the method adds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from masktuning.data.batch import Batch
+from masktuning.methods.base import Method
+
+
+class MethodCollator:
+    """Pads rows with `pad` and passes them to the method's `collate`; returns a mapping.
+
+    Processes of a data loader that are not forked receive it pickled. The model stays behind then,
+    so `Method.collate` must not use it.
+    """
+
+    def __init__(self, pad: Callable[[list[Any]], Any], method: Method) -> None:
+        self.pad = pad
+        self.method = method
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        batch = Batch.from_dict(self.pad(list(rows)))
+        return self.method.collate(batch, rows).as_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        light = copy.copy(self.method)
+        light.__dict__ = {**vars(light), "_modules": {}, "_parameters": {}, "_buffers": {}}
+        return {"pad": self.pad, "method": light}

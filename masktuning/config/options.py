@@ -1,6 +1,8 @@
-"""The options of the commands as dataclasses: their flags, help texts and checks.
+"""The options of every training run as dataclasses: their flags, help texts and checks.
 
-Nothing in this folder imports torch, so that `--help` is quick.
+The options of the training itself are in training/arguments.py, a method's own options are the
+dataclass `Options` of the method, and each other command declares its own in its file. Nothing in
+this folder imports torch, so that `--help` is quick.
 """
 
 from __future__ import annotations

@@ -44,6 +44,9 @@ class Stage:
 class Method(nn.Module):
     """Trains a model; subclasses say by which losses, options and columns.
 
+    `losses` is the only member that every method must write. A method is registered by a line in
+    methods/__init__.py, or by an entry point of another package.
+
     DDP and the optimizer see the method, so parameters of its own are trained, and are saved in
     the checkpoint's folder `method/`.
     """

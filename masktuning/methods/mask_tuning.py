@@ -128,6 +128,7 @@ class MaskTuning(Method):
             labels_count = 2 * labels_count
         logits = self.model(ids, **texts).logits
         denominators = torch.stack([step.counts["masked"], labels_count])
+        # Only the two terms of the result are used: they are weighted where they are yielded.
         dual = dual_cross_entropy(
             output.losses.detach(), logits, labels, denominators, alpha, step.label_smoothing
         )

@@ -35,6 +35,9 @@ def save_checkpoint(
 ) -> None:
     """Writes the classifier with the weights `state`, and each of `parts` that has weights.
 
+    The final checkpoint of a run and the weights in its checkpoint-N folders are written here; what
+    else Trainer needs to resume it writes itself.
+
     Every file is written elsewhere in the folder first and then renamed, so nobody ever reads half
     of one. Parts of an earlier checkpoint that are not written now are removed.
     """

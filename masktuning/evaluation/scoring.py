@@ -117,7 +117,10 @@ def _by_group(
 
 
 def _label_map(spec: SetSpec, task: Task, labels: list[str]) -> NDArray[np.int64]:
-    """[C] the set's label id for each of the model's labels."""
+    """[C] the label id of a set with fewer labels, such as HANS, for each of the model's labels.
+
+    The set's key `label_map` in the task's YAML file says it by names.
+    """
     model = LabelNames(labels)
     to = np.zeros(len(labels), np.int64)
     for name in task.labels:

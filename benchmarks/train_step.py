@@ -1,9 +1,10 @@
 """A training step of a BERT-base-sized model: fine-tuning, and Mask-tuning on each back end.
 
-    python benchmarks/train_step.py result.json            # a small model where there is no GPU
+    python benchmarks/train_step.py result.json            # a small model without a GPU
 
-Random weights and tokens. Alternating, median of the ratios to plain fine-tuning. The file is
-written anew after every round, so that a run which is cut off leaves what it had.
+Weights and tokens are random. The steps alternate, and the result is the median of the ratios to
+plain fine-tuning. The file is written again after every round, so that an interrupted run leaves
+its results.
 Shapes: B examples, L tokens, M masked positions.
 """
 
@@ -38,7 +39,7 @@ B, L, ROUNDS = (32, 128, 20) if GPU else (8, 64, 10)
 
 
 def make_batch(vocabulary: int) -> dict[str, Any]:
-    """A full batch without padding, 5 % of whose tokens are to be masked."""
+    """A batch without padding, of whose tokens 5 % are to be masked."""
     count = max(1, round(0.05 * (L - 2)))
     maskable = torch.ones(B, L, dtype=torch.bool)
     maskable[:, 0] = maskable[:, -1] = False
@@ -53,7 +54,7 @@ def make_batch(vocabulary: int) -> dict[str, Any]:
 
 
 def make_steps() -> dict[str, Callable[[], None]]:
-    """By name, one optimiser step on the same model."""
+    """One optimiser step on the same model, by the name of the method and back end."""
     config = BertConfig(num_labels=2, **SIZE)
     model = MaskTuningModel(BertForSequenceClassification(config), BertForMaskedLM(config))
     model.to(DEVICE).train()
@@ -96,7 +97,7 @@ def seconds(call: Callable[[], None]) -> float:
 
 
 def summary(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """By name, the median milliseconds and the median ratio to plain fine-tuning."""
+    """The median milliseconds and the median ratio to plain fine-tuning, by name."""
     return {
         name: {
             "ms": 1e3 * statistics.median(r[name] for r in rounds),

@@ -1,6 +1,7 @@
-"""The Triton kernels under Triton's interpreter. test_triton.py runs this in another process.
+"""The Triton kernels under Triton's interpreter, in a process that test_triton.py starts.
 
-A row takes 3 to 100 ms, so there are few rows and examples. tests/ops/test_gpu.py has the full grid.
+A row takes 3 to 100 ms, so there are few rows and examples. tests/ops/test_gpu.py has the full
+grid.
 Shapes: B examples, L tokens, M masked positions, V vocabulary, C classes.
 """
 

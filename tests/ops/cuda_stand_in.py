@@ -1,6 +1,7 @@
 """A pytest plugin that runs tests/ops/test_gpu.py on the CPU, with stand-ins for the CUDA kernels.
 
-    PYTHONPATH=tests/ops python -m pytest -p cuda_stand_in tests/ops/test_gpu.py -k "small and cuda"
+    export PYTHONPATH=tests:tests/ops
+    python -m pytest -p cuda_stand_in tests/ops/test_gpu.py -k "small and cuda"
 
 Tensors that are requested on a GPU are made on the CPU, and the source of the kernels runs as in
 test_cuda.py. This exercises the code of the tests, but no GPU, Triton, CUDA graph or stream.

@@ -1,4 +1,4 @@
-"""dual_cross_entropy, forward and backward: each back end at the size of a batch.
+"""dual_cross_entropy, forward and backward, on each back end at the size of a batch.
 
 Shapes: B examples, C classes, M masked positions.
 """

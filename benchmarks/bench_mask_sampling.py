@@ -1,4 +1,4 @@
-"""sample_masks: each back end at the shapes of the tasks.
+"""sample_masks on each back end, at the shapes of the tasks.
 
 Shapes: B examples, L tokens.
 """

@@ -1,7 +1,8 @@
-"""masked_lm_head, forward and backward, beside stock PyTorch and other packages' fused heads.
+"""masked_lm_head, forward and backward, compared with stock PyTorch and other fused heads.
 
-Liger's and cut-cross-entropy's fused heads choose no token: they do less than the others here.
-Above 256 MiB of logits (the larger GPU shape) ours makes them in chunks, twice.
+The fused heads of Liger and cut-cross-entropy choose no token, so they do less than the others.
+Above a bound on their size (with the larger GPU shape) ours computes the logits in chunks, and
+twice.
 Shapes: M masked positions, H width, V vocabulary.
 """
 
@@ -26,7 +27,7 @@ OURS = ["reference", "cpp", "cuda", "triton"]
 def bench_masked_lm_head(benchmark, name, M, H, V):
     benchmark.group = f"masked_lm_head forward and backward M={M} H={H} V={V}"
     _, rows = make_rows(M, V, DTYPE, DEVICE)
-    del rows["bias"]  # an operand of its own here
+    del rows["bias"]  # a separate operand here
     generator = torch.Generator().manual_seed(0)
     operands = [
         torch.randn(shape, generator=generator).to(DEVICE, DTYPE).requires_grad_()
@@ -60,7 +61,7 @@ def bench_masked_lm_head(benchmark, name, M, H, V):
     else:
         from cut_cross_entropy import linear_cross_entropy
 
-        def loss():  # takes no bias
+        def loss():  # it takes no bias
             return linear_cross_entropy(*operands[:2], targets, reduction="sum")
 
     def call():

@@ -1,4 +1,4 @@
-"""The row kernel beside eager PyTorch, torch.compile and, on a GPU, other packages' kernels.
+"""The row kernel compared with eager PyTorch, torch.compile and, on a GPU, other packages.
 
 Shapes: M masked positions, V vocabulary.
 """
@@ -33,7 +33,7 @@ def bench_substitute_tokens(benchmark, name, k, M, V):
 
     benchmark.extra_info["bytes"] = 2 * logits.itemsize * M * V
 
-    def restore():  # fresh logits for every round: ours has written its gradient over them
+    def restore():  # our kernels overwrite the logits, so every round needs them anew
         logits.copy_(original)
 
     benchmark.pedantic(call, setup=restore, rounds=30, warmup_rounds=3)

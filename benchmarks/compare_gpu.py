@@ -1,13 +1,13 @@
-"""Every op on a GPU beside the bars it is meant to clear; the table is printed whatever it says.
+"""Measures every op on a GPU, and compares the results with what was promised for them.
 
     python benchmarks/compare_gpu.py benchmarks/results/gpu.json            # ours and eager PyTorch
     python benchmarks/compare_gpu.py --peers benchmarks/results/peers.json  # and other packages
 
-Rows: device events, median, logits restored before each round (as a matrix product would leave
-them), with a bias and the four banned ids that BERT and RoBERTa have unless a row says otherwise.
-Bytes are one read and one write of the logits; the share is of a 1 GiB device copy. What matters
-most and needs no compiling comes first, and the file is written anew after each row, so that a run
-which is cut off leaves what it had.
+Times are medians between device events. The logits are restored before each round, as a matrix
+product would leave them. There is a bias, and the four banned ids of BERT and RoBERTa unless a row
+of the table says otherwise. Bytes are one read and one write of the logits; the share is that of a
+device copy of 1 GiB. What matters most and needs no compiling comes first. The file is written
+again after each row, so that a run which is interrupted leaves its results.
 Shapes: B examples, L tokens, C classes, M masked positions, V vocabulary.
 """
 
@@ -54,7 +54,7 @@ class Shape(NamedTuple):
 
 
 def shapes() -> list[Shape]:
-    """The rows, the most telling first."""
+    """The rows of the table, the most informative first."""
     half, vocabularies, ks = half_dtype(), (V_BERT, V_ROBERTA), (1, 8)
     usual = [Shape(M, V, k, half) for M in (3270, 800) for V in vocabularies for k in ks]
     banned = [
@@ -71,7 +71,7 @@ def shapes() -> list[Shape]:
 
 
 def measure(shape: Shape, sides: Callable[..., dict[str, Call]], row: dict[str, Any]) -> None:
-    """Adds the sides' microseconds, and the share of the copy bandwidth, to a row of the table."""
+    """Adds the time and the share of the copy bandwidth of each side to a row of the table."""
     logits, rows = make_rows(shape.M, shape.V, shape.dtype, "cuda", shape.banned)
     original = logits.clone()
     for name, call in sides(logits, rows, shape.k).items():
@@ -86,7 +86,7 @@ def new_row(shape: Shape) -> dict[str, Any]:
 
 
 def only(*wanted: str) -> Callable[..., dict[str, Call]]:
-    """Of `implementations`, those of the given names that are here."""
+    """Selects the implementations with the given names that are available."""
 
     def sides(*arguments: Any) -> dict[str, Call]:
         found = implementations(*arguments)
@@ -96,7 +96,7 @@ def only(*wanted: str) -> Callable[..., dict[str, Call]]:
 
 
 def small_ops(names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Mask sampling and the dual loss: device and host time of one call on each back end."""
+    """Device and host time of one call of the other ops on each back end."""
     B, L, C = 32, 128, 2
     lengths_B = torch.randint(L // 2, L + 1, (B,))
     counts_B = ((lengths_B * round(0.05 * 2**32) + 2**31) >> 32).clamp(min=1)
@@ -128,7 +128,7 @@ def small_ops(names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def bars(table: list[dict[str, Any]], small: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was promised beside what was measured."""
+    """Compares what was measured with what was promised."""
     found = []
 
     def bar(what: str, measured: float, wanted: float, at_least: bool) -> None:
@@ -167,7 +167,7 @@ def print_row(shape: Shape, row: dict[str, Any]) -> None:
 
 
 def run(path: str | None, with_peers: bool) -> None:
-    """Measures pass by pass, writing the file after each row."""
+    """Measures pass by pass, and writes the file after each row."""
     if with_peers:
         cuda_and_peers = [only("cuda"), peers]
         wanted = [shape for shape in shapes() if shape.M >= 800 and shape.banned == SPECIAL][:8]

@@ -1,9 +1,9 @@
-"""The C++ row kernel against eager PyTorch, alternating in one process: medians of the ratios.
+"""Compares the C++ row kernel with eager PyTorch, alternating in one process.
 
     python benchmarks/compare_rows.py benchmarks/results/rows_cpu.json
 
-The work of each side is that of bench_token_substitution.py, on fresh logits every round. Ours runs
-with several numbers of banned ids beside each other, eager PyTorch with those of BERT and RoBERTa.
+The work of each side is that of bench_token_substitution.py, on restored logits in every round. Our
+kernel runs with several numbers of banned ids, eager PyTorch with the four of BERT and RoBERTa.
 Shapes: M masked positions, V vocabulary.
 """
 
@@ -26,13 +26,13 @@ ROUNDS = 40
 
 
 def compare(M: int, V: int, k: int, rounds: int) -> dict[str, Any]:
-    """Median milliseconds of ours, eager and a copy of the same bytes, and medians of ratios."""
+    """Median milliseconds of our kernel, eager PyTorch and a copy, and medians of the ratios."""
     logits, rows = make_rows(M, V)
     original = logits.clone()
     work = implementations(logits, rows, k)
     sides = {"eager": work["eager"], "copy": work["copy"]}
     for banned in BANNED:
-        rows = make_rows(M, V, banned=banned)[1]  # the same rows, but for the banned ids
+        rows = make_rows(M, V, banned=banned)[1]  # the same rows with other banned ids
         sides[f"{banned} banned"] = implementations(logits, rows, k)["cpp"]
 
     def seconds(side: Call) -> float:

@@ -23,7 +23,7 @@ METHODS = {"finetuning": "finetuning", "mask_tuning": "."}
 
 
 def accuracies(task: str, seed: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Per cent by method and set, of one run of the command."""
+    """The accuracies of one run of the command in per cent, by method and set."""
     command = [sys.executable, "-m", "masktuning.train", "--task", task, "--seed", str(seed)]
     subprocess.run(
         [*command, "--output_dir", str(folder), "--disable_tqdm", "true"],
@@ -38,7 +38,7 @@ def accuracies(task: str, seed: int, folder: Path) -> dict[str, dict[str, float]
 
 
 def summary(runs: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Mean and standard deviation of each cell, and of Mask-tuning less fine-tuning."""
+    """Mean and standard deviation of each cell, and of Mask-tuning minus fine-tuning."""
     table: dict[str, Any] = {}
     for name in SETS:
         columns = {method: [run[method][name] for run in runs] for method in METHODS}

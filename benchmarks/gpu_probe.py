@@ -1,4 +1,4 @@
-"""Says which GPU and which versions gpu_check.sh runs on; fails in a line where it cannot run.
+"""Says on which GPU and with which versions gpu_check.sh runs, or in one line why it cannot.
 
 python benchmarks/gpu_probe.py machine.json
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-# A step that needs one that is absent fails by itself; the others go on.
+# A step that needs a missing package fails; the other steps run.
 PACKAGES = (
     "accelerate",
     "datasets",
@@ -30,7 +30,7 @@ PACKAGES = (
 
 
 def version(name: str) -> str:
-    """Of a distribution, "not installed" where there is none."""
+    """The version of a distribution, or "not installed"."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -1,10 +1,10 @@
-"""Gathers what gpu_check.sh has left so far into summary.json and logs.tar.gz.
+"""Collects what gpu_check.sh has written so far into summary.json and logs.tar.gz.
 
     python benchmarks/gpu_summary.py LOGS_FOLDER OUTPUT_FOLDER
 
-LOGS_FOLDER holds NAME.log and NAME.xml of the steps, machine.json, and steps.tsv with a line a
-step: name, exit status, seconds. Nothing but the standard library is used, so that a summary is
-there whatever failed.
+LOGS_FOLDER holds NAME.log and NAME.xml of the steps, machine.json, and steps.tsv with one line per
+step: name, exit status, seconds. This uses only the standard library, so that there is a summary
+whatever has failed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 TAIL = 15
-"""How many last lines of a failed step's log the summary shows."""
+"""How many lines the summary shows from the end of the log of a failed step."""
 
 
 def summarise(logs: Path) -> dict[str, Any]:
-    """The machine, each step's end, the missed bars, and the end of each failed step's log."""
+    """The machine, the outcomes of the steps, missed targets, and the ends of logs of failures."""
     machine = logs / "machine.json"
     steps = []
     for line in (logs / "steps.tsv").read_text().splitlines():
@@ -43,7 +43,7 @@ def _lines(log: Path) -> list[str]:
 
 
 def main(logs: Path, out: Path) -> None:
-    # Whole and then moved: a check that is killed here leaves the previous ones.
+    # Files are completed and then moved: if this is killed, the previous ones remain.
     archive = out / ".logs.partial"
     with tarfile.open(archive, "w:gz") as tar:
         for path in sorted([*logs.glob("*.log"), *logs.glob("*.xml")]):

@@ -1,6 +1,6 @@
-"""Cross-entropy of other packages, with the choice of a token by stock PyTorch before it.
+"""The work of row_work.py with the cross-entropy of other packages.
 
-They take seconds to compile and choose no token themselves. The work is that of row_work.py.
+These take seconds to compile and choose no token, so stock PyTorch chooses the tokens before.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def losses(logits: Tensor) -> dict[str, Loss]:
 
 
 def peers(logits: Tensor, rows: dict[str, Any], k: int) -> dict[str, Call]:
-    """By name, what does the row kernel's work with another package's cross-entropy."""
+    """The work of the row kernel with each of the other cross-entropies, by name."""
 
     def work(loss: Loss) -> Call:
         def call() -> None:
             if rows["bias"] is not None:
                 logits.add_(rows["bias"])
-            # On a copy and first: the loss needs the banned logits, and some overwrite all of them.
+            # On a copy, and first: the loss needs the banned logits, and some losses overwrite all.
             choose_and_substitute(logits.clone(), rows, k)
             leaf = logits.detach().requires_grad_()
             loss(leaf, rows["targets"]).backward()

@@ -1,10 +1,10 @@
-"""The work of the row kernel, done by each implementation that is here.
+"""The work of the row kernel, done by each implementation that is available.
 
-The work: cross-entropy with its gradient, the k largest that are not banned, one of them drawn, put
-into the text; on a GPU the decoder's bias too, which the CUDA and Triton kernels add to the logits
-(the C++ one gets them with the bias in, from the matrix product). All sides reuse their buffers;
-ours overwrites the logits with their gradient. `copy` reads and writes as many bytes as the kernel
-must.
+The work is the cross-entropy with its gradient, the k largest logits that are not banned, a draw
+among them, and the substitution in the text. On a GPU the bias of the decoder is added too, as the
+CUDA and Triton kernels do; for the C++ kernel the matrix product adds it. All sides reuse their
+buffers. Our kernels overwrite the logits by their gradient. `copy` reads and writes as many bytes
+as they must.
 
 Shapes: M masked positions, V vocabulary.
 """
@@ -23,13 +23,13 @@ from masktuning.ops.token_substitution_kernels import KERNELS
 
 Call = Callable[[], Any]
 SPECIAL = 4
-"""How many ids BERT and RoBERTa ban: all special ones but [UNK]."""
+"""How many ids BERT and RoBERTa ban: all special ids except [UNK]."""
 
 
 def make_rows(
     M: int, V: int, dtype: torch.dtype = torch.float32, device: str = "cpu", banned: int = SPECIAL
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Logits with a padded row stride, as masked_lm_head makes them, and what belongs to them."""
+    """Logits with a padded row stride, as in masked_lm_head, and the other arguments by name."""
     generator = torch.Generator(device).manual_seed(0)
     stride = -(-V // 64) * 64
     logits = torch.randn(M, stride, generator=generator, device=device).to(dtype)[:, :V]
@@ -49,7 +49,7 @@ def make_rows(
 
 
 def choose_and_substitute(logits: Tensor, rows: dict[str, Any], k: int) -> Tensor:
-    """Ban, top-k, draw and scatter by stock PyTorch; the banned logits become -inf."""
+    """Top-k, draw and scatter in stock PyTorch; the banned logits are overwritten by -inf."""
     if rows["banned_ids"] is not None:
         logits.index_fill_(1, rows["banned_ids"], -torch.inf)
     values, indices = logits.topk(k, dim=1)
@@ -60,7 +60,7 @@ def choose_and_substitute(logits: Tensor, rows: dict[str, Any], k: int) -> Tenso
 
 
 def eager(logits: Tensor, rows: dict[str, Any], k: int, buffers: tuple[Tensor, Tensor]) -> Any:
-    """Stock PyTorch, gathered rows, in place where it can be."""
+    """The work in stock PyTorch, in place where that is possible."""
     log_p, gradient = buffers
     targets = rows["targets"]
     if rows["bias"] is not None:

@@ -1,4 +1,4 @@
-"""How the benchmarks take their times and keep them: events, medians, whole files."""
+"""How the benchmarks measure times and write their results."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Call = Callable[[], Any]
 
 
 def device_us(call: Call, setup: Call = lambda: None, rounds: int = 30) -> float:
-    """Median microseconds between events around `call`; `setup` runs before each, untimed.
+    """Median microseconds between events around `call`; `setup` runs before each and is not timed.
 
-    The device is kept busy meanwhile, so that the host's time to start `call` does not show.
+    The device is kept busy in the meantime, so that the time the host takes does not count.
     """
     times = []
     for i in range(rounds + 3):
         setup()
-        torch.cuda._sleep(2_000_000)  # cycles, about a millisecond
+        torch.cuda._sleep(2_000_000)  # in cycles; about a millisecond
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call()
@@ -40,7 +40,7 @@ def device_us(call: Call, setup: Call = lambda: None, rounds: int = 30) -> float
 
 
 def graph_us(call: Call, launches: int = 100) -> float:
-    """Microseconds of one call on the device: a graph of many, divided by their number."""
+    """Microseconds of one call on the device, from a graph of many calls."""
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -63,20 +63,20 @@ def host_us(call: Call, calls: int = 200) -> float:
 
 
 def half_dtype() -> torch.dtype:
-    """bfloat16 where the GPU computes in it (sm_80 and up), else float16."""
+    """bfloat16 if the GPU computes in it (sm_80 and up), else float16."""
     return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
 @cache
 def copy_bytes_per_us() -> float:
-    """Bytes read and written a microsecond by a device copy of 1 GiB: the ceiling here."""
+    """Bytes per microsecond that a device copy of 1 GiB reads and writes: the upper bound."""
     source = torch.zeros(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     return 2 * 2**30 / device_us(lambda: target.copy_(source))
 
 
 def environment() -> dict[str, Any]:
-    """Hardware, versions and commit, for the head of a results file."""
+    """Hardware, versions and commit, for a file of results."""
     facts = {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
@@ -96,7 +96,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The checkout's commit; None without git, or outside a repository."""
+    """The commit of the checkout, or None without git or outside a repository."""
     if not shutil.which("git"):
         return None
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
@@ -112,7 +112,7 @@ def triton_version() -> str | None:
 
 
 def driver_version() -> str | None:
-    """Of the NVIDIA driver; None where it does not tell."""
+    """The version of the NVIDIA driver, or None if it is unknown."""
     if not shutil.which("nvidia-smi"):
         return None
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -121,7 +121,7 @@ def driver_version() -> str | None:
 
 
 def write_json(path: str | Path | None, content: Any) -> None:
-    """Writes a results file whole, so that a run which is cut off leaves the last one complete."""
+    """Replaces a file of results at once, so that an interrupted run leaves a complete one."""
     if path is None:
         return
     partial = Path(f"{path}.partial")

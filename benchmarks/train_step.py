@@ -49,7 +49,7 @@ class BertTokens:
 
 
 def make_batch(vocabulary: int) -> Batch:
-    """A full batch without padding, 5 % of whose tokens are to be masked."""
+    """A batch without padding, of whose tokens 5 % are to be masked."""
     count = max(1, round(0.05 * (L - 2)))
     maskable = torch.ones(B, L, dtype=torch.bool)
     maskable[:, 0] = maskable[:, -1] = False

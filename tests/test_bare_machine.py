@@ -1,7 +1,7 @@
-"""A checkout that was never installed, on a machine without datasets: what gpu_check.sh runs there.
+"""A checkout that was never installed, on a machine without datasets, as gpu_check.sh may find it.
 
-The absent packages are hidden from import and from importlib.metadata, and so is our own metadata;
-the compiled module is the one that these tests use.
+The absent packages are hidden from import and from importlib.metadata, and so is the metadata of
+this package. The compiled module is the one that these tests use.
 """
 
 import json
@@ -75,7 +75,7 @@ def test_the_version_has_one_place():
 
 
 def test_the_packages_are_hidden(checkout):
-    """Or the tests below would show nothing."""
+    """Otherwise the tests below would test nothing."""
     done = python(checkout, "-c", "import masktuning; print(masktuning.__file__); import datasets")
     assert done.stdout.strip() == str(checkout / "masktuning" / "__init__.py")
     assert "No module named 'datasets'" in done.stderr
@@ -114,13 +114,14 @@ def test_a_small_training(checkout, tmp_path):
 
 
 def test_the_gpu_tests_themselves_run_on_stand_ins():
-    """Their own code, at least: a name that does not exist would show only on a GPU otherwise."""
+    """This tests at least their own code: a wrong name would otherwise be found on a GPU only."""
     tests = "cuda and (registered or dual or masks and 0 or broken and split and nan)"
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "cuda_stand_in"]
+    path = os.pathsep.join(str(ROOT / folder) for folder in ("tests", "tests/ops"))
     done = subprocess.run(
         [sys.executable, *command, "tests/ops/test_gpu.py", "-k", tests],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT / 'tests' / 'ops'}"},
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=300,
@@ -130,7 +131,7 @@ def test_the_gpu_tests_themselves_run_on_stand_ins():
 
 
 def test_the_gpu_tests_are_collected(checkout):
-    """With what gpu_check.sh asks for: they load without datasets, and are skipped here."""
+    """As gpu_check.sh collects them: they load without datasets, and are skipped without a GPU."""
     done = python(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/test_gpu.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split(" skipped")[0].split()[-1]) > 150

@@ -260,10 +260,10 @@ class _Dual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *flat: Any) -> tuple[Tensor, ...]:
         terms, gradient_BC = KERNELS[flat[7]](DualInputs._make(flat[:7]))
-        *three, weight = terms.unbind()
+        joint, mlm, classification, weight = terms.unbind()
         _save(ctx, flat, weight, gradient_BC)
         ctx.set_materialize_grads(False)
-        return tuple(three)
+        return joint, mlm, classification
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -85,7 +85,7 @@ def sample_masks(
     check_tensor("maskable", maskable, torch.bool, input_ids.shape, input_ids.device)
     check_tensor("offsets", offsets, torch.int64, (input_ids.shape[0] + 1,), input_ids.device)
     if runs_directly(input_ids, maskable, example_ids, offsets, rng, replacement_ids):
-        return MaskedTokens(*_sample(inputs, maskable, offsets, num_masked))
+        return _sample(inputs, maskable, offsets, num_masked)
     tensors = (input_ids, maskable, example_ids, offsets, rng)
     flat = (*tensors, num_masked, mask_token_id, replacement_ids)
     return MaskedTokens(*torch.ops.masktuning.sample_masks(*flat))
@@ -93,7 +93,7 @@ def sample_masks(
 
 def sample_masks_ref(
     inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> MaskedTokens:
     """`sample_masks` in plain PyTorch, without waiting for the device on a GPU."""
     input_ids = inputs.input_ids
     B, L = input_ids.shape
@@ -116,7 +116,8 @@ def sample_masks_ref(
     # One more token at the front keeps the gather in bounds for -1, and for an empty batch.
     tokens = torch.cat([input_ids.new_full((1,), IGNORE_INDEX), input_ids.flatten()])
     targets_M = tokens[positions_M + 1]
-    return torch.where(chosen_BL, shown_tokens(inputs), input_ids), positions_M, targets_M
+    masked_BL = torch.where(chosen_BL, shown_tokens(inputs), input_ids)
+    return MaskedTokens(masked_BL, positions_M, targets_M)
 
 
 def token_words(inputs: MaskingInputs, stream: int) -> tuple[Tensor, ...]:
@@ -168,15 +169,13 @@ def _check_offsets(maskable: Tensor, offsets: Tensor, counts_B: Tensor, num_mask
         )
 
 
-def empty_outputs(input_ids: Tensor, M: int) -> tuple[Tensor, Tensor, Tensor]:
+def empty_outputs(input_ids: Tensor, M: int) -> MaskedTokens:
     """Room for what a kernel writes: the masked ids [B, L], positions [M] and targets [M]."""
     masked_BL = torch.empty_like(input_ids, memory_format=torch.contiguous_format)
-    return masked_BL, input_ids.new_empty(M), input_ids.new_empty(M)
+    return MaskedTokens(masked_BL, input_ids.new_empty(M), input_ids.new_empty(M))
 
 
-def _cpp(
-    inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cpp(inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int) -> MaskedTokens:
     input_ids, example_ids, rng, mask_token_id, replacement_ids = inputs
     outputs = empty_outputs(input_ids, num_masked)
     held = contiguous(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
@@ -194,7 +193,7 @@ def _cpp(
 
 def _cuda(
     inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> MaskedTokens:
     input_ids, example_ids, rng, mask_token_id, replacement_ids = inputs
     outputs = empty_outputs(input_ids, num_masked)
     held = contiguous(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
@@ -208,17 +207,14 @@ def _cuda(
 
 def _triton(
     inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> MaskedTokens:
     outputs = empty_outputs(inputs.input_ids, num_masked)
     triton.start(triton_launch(inputs, maskable, offsets, outputs), inputs.input_ids.device)
     return outputs
 
 
 def triton_launch(
-    inputs: MaskingInputs,
-    maskable: Tensor,
-    offsets: Tensor,
-    outputs: tuple[Tensor, Tensor, Tensor],
+    inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, outputs: MaskedTokens
 ) -> triton.Launch:
     """How Triton's kernel is started; `outputs` are those of `sample_masks`.
 
@@ -246,7 +242,7 @@ KERNELS = select.register(
 
 def _sample(
     inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, num_masked: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> MaskedTokens:
     kernels = select.kernels_for("sample_masks", inputs.input_ids)
     call = KERNELS[kernels] if kernels else sample_masks_ref
     return call(inputs, maskable, offsets, num_masked)
@@ -260,7 +256,7 @@ _LIBRARY.define(
 )
 
 
-def _registered(*flat: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _registered(*flat: Any) -> MaskedTokens:
     input_ids, maskable, example_ids, offsets, rng, num_masked, *rest = flat
     inputs = MaskingInputs(input_ids, example_ids, rng, *rest)
     return _sample(inputs, maskable, offsets, num_masked)
@@ -270,10 +266,5 @@ _LIBRARY.impl("sample_masks", _registered, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("masktuning::sample_masks", lib=_LIBRARY)
-def _fake(*flat: Any) -> tuple[Tensor, Tensor, Tensor]:
-    input_ids, num_masked = flat[0], flat[5]
-    return (
-        input_ids.new_empty(input_ids.shape),
-        input_ids.new_empty(num_masked),
-        input_ids.new_empty(num_masked),
-    )
+def _fake(*flat: Any) -> MaskedTokens:
+    return empty_outputs(flat[0], flat[5])

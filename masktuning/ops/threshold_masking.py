@@ -57,20 +57,18 @@ def sample_masks_threshold(
     check_tensor("thresholds", thresholds, torch.int64, input_ids.shape, input_ids.device)
     kernels = select.kernels_for("sample_masks_threshold", input_ids)
     call = KERNELS[kernels] if kernels else sample_masks_threshold_ref
-    return MaskedTokens(*call(inputs, thresholds))
+    return call(inputs, thresholds)
 
 
-def sample_masks_threshold_ref(
-    inputs: MaskingInputs, thresholds: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def sample_masks_threshold_ref(inputs: MaskingInputs, thresholds: Tensor) -> MaskedTokens:
     """`sample_masks_threshold` in plain PyTorch."""
     chosen_BL = token_words(inputs, STREAM_MASKING)[0] < thresholds
     positions_M = chosen_BL.flatten().nonzero().squeeze(1)
     masked_BL = torch.where(chosen_BL, shown_tokens(inputs), inputs.input_ids)
-    return masked_BL, positions_M, inputs.input_ids.flatten()[positions_M]
+    return MaskedTokens(masked_BL, positions_M, inputs.input_ids.flatten()[positions_M])
 
 
-def _cpp(inputs: MaskingInputs, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _cpp(inputs: MaskingInputs, thresholds: Tensor) -> MaskedTokens:
     input_ids, example_ids, rng, mask_token_id, replacement_ids = inputs
     outputs = empty_outputs(input_ids, input_ids.numel())
     held = contiguous(input_ids, thresholds, example_ids, rng, replacement_ids)
@@ -82,7 +80,7 @@ def _cpp(inputs: MaskingInputs, thresholds: Tensor) -> tuple[Tensor, Tensor, Ten
         *map(address, outputs),
         torch.get_num_threads(),
     )
-    return outputs[0], outputs[1][:M].clone(), outputs[2][:M].clone()
+    return MaskedTokens(outputs[0], outputs[1][:M].clone(), outputs[2][:M].clone())
 
 
 KERNELS = select.register("sample_masks_threshold", cpu={"cpp": _cpp})

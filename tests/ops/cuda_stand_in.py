@@ -1,9 +1,10 @@
-"""A pytest plugin that runs tests/ops/test_gpu.py on the CPU, on stand-ins for the CUDA kernels.
+"""A pytest plugin that runs tests/ops/test_gpu.py on the CPU, with stand-ins for the CUDA kernels.
 
-    PYTHONPATH=tests:tests/ops python -m pytest -p cuda_stand_in tests/ops/test_gpu.py
+    export PYTHONPATH=tests:tests/ops
+    python -m pytest -p cuda_stand_in tests/ops/test_gpu.py -k "small and cuda"
 
-Tensors that ask for a GPU are made on the CPU; the kernels' source runs as in test_cuda.py. So the
-tests' own code is run, but no GPU, no Triton, no CUDA graph and no stream.
+Tensors that are requested on a GPU are made on the CPU, and the source of the kernels runs as in
+test_cuda.py. This exercises the code of the tests, but no GPU, Triton, CUDA graph or stream.
 """
 
 from contextlib import ExitStack
@@ -31,13 +32,13 @@ class _CpuForCuda(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if "device" in kwargs:
             kwargs["device"] = _on_cpu(kwargs["device"])
-        if function is torch.Tensor.to:  # elsewhere a "cuda" among the arguments is a back end
+        if function is torch.Tensor.to:  # in other functions the argument "cuda" is a back end
             args = tuple(map(_on_cpu, args))
         return function(*args, **kwargs)
 
 
 def pytest_collection_modifyitems(items):
-    for item in items:  # "needs a GPU" is the module's only mark
+    for item in items:  # the only mark of the module is "needs a GPU"
         item.getparent(pytest.Module).own_markers.clear()
 
 

@@ -1,6 +1,6 @@
-"""Runs the CUDA kernels' own source on the CPU, a fiber a thread (tests/ops/cuda_on_cpu).
+"""Runs the source of the CUDA kernels on the CPU, one fiber per thread (tests/ops/cuda_on_cpu).
 
-What it does not show: the inline PTX of csrc/cuda/device.cuh, which has a stand-in, and speed.
+This does not exercise the inline PTX of csrc/cuda/device.cuh, for which there is a stand-in.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ DEADLOCK, RACE = 2, 3
 
 @cache
 def build_folder():
-    """The sources with the stand-in for device.cuh beside them."""
+    """A folder with the sources and the stand-in for device.cuh."""
     folder = Path(mkdtemp(prefix="cuda_on_cpu-"))
     for source in (*(ROOT / "csrc" / "cuda").glob("*.cu*"), *HERE.iterdir()):
         shutil.copy(source, folder / source.name)
@@ -34,11 +34,11 @@ def build_folder():
 
 
 def build(source):
-    """The library of one .cu file in the build folder."""
+    """Compiles one .cu file of the build folder to a library, and loads it."""
     folder = build_folder()
     library = folder / f"{Path(source).stem}.so"
-    # No fused multiply-add, as in the draw; -x tells the compiler that .cu is C++. The kernel's
-    # accesses are watched by accesses.cpp; the files that run it are not.
+    # Products and sums are not fused, as in the draw. -x tells the compiler that .cu is C++. The
+    # memory accesses of the kernel are watched by accesses.cpp; those of the other files are not.
     options = "g++ -std=c++17 -O1 -ffp-contract=off -fPIC -w -fno-gnu-unique -c -x c++".split()
     watched = "-fsanitize=thread --param=tsan-instrument-func-entry-exit=0".split()
     kernel = f"{library}.o"
@@ -72,7 +72,7 @@ def run(library, kernel, grid, threads, arguments, seed=0):
 
 
 def guarded(values, at_end):
-    """A copy of a tensor that a page without access follows (or, not `at_end`, goes before)."""
+    """A copy of a tensor just before an inaccessible page, or just after it if not `at_end`."""
     page = mmap.PAGESIZE
     size = values.numel() * values.itemsize
     pages = -(-size // page) * page
@@ -88,7 +88,7 @@ def guarded(values, at_end):
 
 @contextmanager
 def emulated(processors=1, seed=0):
-    """The CUDA back end takes CPU tensors, on a make-believe GPU of some processors."""
+    """Makes the CUDA back end take CPU tensors, on an emulated GPU with so many processors."""
     started = []
 
     def start(device, kernel, grid, threads, arguments):

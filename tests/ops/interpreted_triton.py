@@ -1,6 +1,7 @@
-"""The Triton kernels under Triton's interpreter; run by test_triton.py in a process of its own.
+"""The Triton kernels under Triton's interpreter, in a process that test_triton.py starts.
 
-3 to 100 ms a row, so few rows and few examples; tests/ops/test_gpu.py holds the full grid.
+A row takes 3 to 100 ms, so there are few rows and examples. tests/ops/test_gpu.py has the full
+grid.
 Shapes: B examples, L tokens, M masked positions, V vocabulary, C classes.
 """
 
@@ -49,7 +50,7 @@ def test_any_shape(M, V, seed, top_k, offset, aligned, ban):
 
 
 def test_bfloat16():
-    """Its interpreter rounds bfloat16 towards zero, so the gradient is off by a unit there."""
+    """Triton's interpreter rounds bfloat16 towards zero, so the gradient is not compared here."""
     rows, logits = rows_for(4, 300), make_logits(4, 300, torch.bfloat16)
     losses, tokens, _, _ = SUBSTITUTE(
         logits, **rows, banned_ids=None, top_k=4, temperature=1.0, gradient_scale=0.0
@@ -106,7 +107,7 @@ def test_a_target_outside_the_vocabulary_shows():
 
 
 def check_tokens(logits, top_k, banned=None, tokenizer_size=None):
-    """The tokens and the losses; the reference gets all that may not be put in as one list."""
+    """Compares tokens and losses with the reference, which gets all banned ids as one list."""
     V = logits.shape[1]
     rows = rows_for(logits.shape[0], V)
     losses, tokens, filled, _ = SUBSTITUTE(
@@ -135,7 +136,7 @@ def check_tokens(logits, top_k, banned=None, tokenizer_size=None):
     beyond=st.sampled_from([None, 0, 1, 17, 5000]),
 )
 def test_any_ties_and_bans(V, seed, top_k, levels, bans, beyond):
-    """Of few levels there are many ties; half of the banned ids are those of the largest logits."""
+    """Few levels make many ties. Half of the banned ids are those of the largest logits."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randint(0, levels, (2, V), generator=generator) * (12.0 / levels)
     order = logits[0].argsort(descending=True)
@@ -146,12 +147,12 @@ def test_any_ties_and_bans(V, seed, top_k, levels, bans, beyond):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_the_largest_logits_in_one_lane_and_in_the_tail(dtype):
-    """A tile has 512 lanes of 16 bytes; what follows the last multiple of 16 is the tail."""
+    """A tile has 512 lanes of 16 bytes; the logits after the last multiple of 16 are the tail."""
     tile = 512 * 16 // dtype.itemsize
     V = 5 * tile + 21
     logits = torch.zeros(3, V, dtype=dtype)
     column = torch.tensor([t * tile + 40 + w for t in range(5) for w in range(4)])
-    logits[0, column] = torch.arange(20.0, 0.0, -1.0).to(dtype)  # one lane, falling
+    logits[0, column] = torch.arange(20.0, 0.0, -1.0).to(dtype)  # one lane, descending
     logits[1, column] = 3.0  # one lane, tied, and tied with the tail
     logits[1, -3:] = 3.0
     logits[2, -5:] = torch.tensor([1.0, 9.0, 9.0, 2.0, 8.0], dtype=dtype)
@@ -166,15 +167,15 @@ def test_the_largest_logits_in_one_lane_and_in_the_tail(dtype):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of inf - inf
-def test_nothing_to_put_in():
-    """Everything banned, or -inf wherever it is not: the original token stays."""
+def test_nothing_to_substitute():
+    """If all ids are banned, or their logits are -inf, the original token stays."""
     logits = make_logits(2, 70, torch.float32)
     original = rows_for(2, 70)["input_ids"].flatten()[:2]
     for tokenizer_size, top_k in ((0, 1), (0, 4)):
         assert torch.equal(check_tokens(logits, top_k, None, tokenizer_size), original)
     assert torch.equal(check_tokens(logits, 1, torch.arange(70)), original)
     logits[:, 60:] = -torch.inf
-    logits[:, 12] = -1e30  # one finite logit that may be put in
+    logits[:, 12] = -1e30  # the one finite logit that is not banned
     keep = torch.tensor([v for v in range(60) if v != 12])
     assert check_tokens(logits, 8, keep).tolist() == [12, 12]
 
@@ -182,7 +183,7 @@ def test_nothing_to_put_in():
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # NumPy's, of log(0)
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of inf - inf
 def test_rows_of_the_lowest_logits():
-    """A row of -inf has no loss; one of the smallest finite numbers is a uniform distribution."""
+    """A row of -inf has a NaN loss; one of the lowest finite numbers is a uniform distribution."""
     logits = torch.full((2, 50), torch.finfo(torch.float32).min)
     logits[1] = -torch.inf
     rows = rows_for(2, 50)
@@ -196,7 +197,7 @@ def test_rows_of_the_lowest_logits():
 
 @pytest.mark.parametrize("V", [30, 4100])
 def test_nothing_outside_the_rows_is_touched(V):
-    """The bias ends with its last element and the rows end inside their stride."""
+    """The memory after the bias is not used, and that between the rows is not written."""
     stride, poison = -(-V // 64) * 64, 12345.0
     for dtype in (torch.float32, torch.float16):
         storage = torch.full((3, stride), poison, dtype=dtype)

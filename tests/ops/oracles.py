@@ -1,4 +1,4 @@
-"""The definitions spelled out one token at a time, for comparing with every implementation."""
+"""The definitions, one token at a time, which every implementation is compared with."""
 
 import masktuning_C
 
@@ -12,7 +12,7 @@ def counts_of(maskable, rate, minimum=1):
 
 
 def expected_masks(input_ids, maskable, example_ids, counts, seed, epoch, replacements=None):
-    """The contract, one token at a time, on the known-answer-tested C++ Philox."""
+    """The masks by the counter contract, one token at a time, with the C++ Philox."""
     shown, positions, targets = input_ids.clone(), [], []
     key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
     L = input_ids.shape[1]

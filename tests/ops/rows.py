@@ -28,7 +28,7 @@ def row_kernel(name):
 
 
 def rows_for(M, V, seed=0, L=16, device="cpu"):
-    """Arguments for M rows of V logits; the last row is surplus, the first ignored, from 4 on."""
+    """Arguments for M rows of V logits; of 4 or more, the last is surplus and the first ignored."""
     generator = torch.Generator().manual_seed(seed)
     B = max(1, -(-M // L))
     input_ids = torch.randint(0, V, (B, L), generator=generator)
@@ -50,9 +50,9 @@ def rows_for(M, V, seed=0, L=16, device="cpu"):
 def make_logits(M, V, dtype, seed=0, offset=0.0, aligned=True, device="cpu"):
     """[M, V] with a padded row stride; misaligned by one element if not `aligned`.
 
-    Made on the CPU and copied to a GPU in one piece. compute-sanitizer's initcheck takes memory as
-    initialised that the host copied or that an instrumented kernel wrote; torch's kernels are not
-    instrumented, so what they fill would count as uninitialised when ours reads it.
+    They are made on the CPU and copied to a GPU in one piece. For initcheck of compute-sanitizer,
+    memory is initialised if the host copied to it or an instrumented kernel wrote it. Kernels of
+    torch are not instrumented, so what they write would count as uninitialised.
     """
     generator = torch.Generator().manual_seed(seed)
     stride = -(-V // 64) * 64 if aligned else V
@@ -95,7 +95,7 @@ def check_kernel(
     tokenizer_size=None,
     device="cpu",
 ):
-    """A back end's substitute_tokens against float64, and its tokens against the reference."""
+    """Compares a row kernel with float64, and its tokens with the reference."""
     banned = None if banned is None else banned.to(device)
     rows = {**rows_for(M, V, seed, device=device), "banned_ids": banned, "top_k": top_k}
     rows["tokenizer_size"] = tokenizer_size

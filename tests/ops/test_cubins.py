@@ -41,7 +41,7 @@ def tile_of(kernel):
 
 
 def register_bound(kernel):
-    """65,536 registers among the blocks that __launch_bounds__ promises, in steps of 8."""
+    """65,536 registers, shared by as many blocks as __launch_bounds__ states, in steps of 8."""
     if "_rows_" not in kernel:
         return 64
     threads, vectors = tile_of(kernel)
@@ -53,7 +53,7 @@ def register_bound(kernel):
 @pytest.mark.parametrize("arch", ["sm_70", "sm_75", "sm_80", "sm_90"])
 @pytest.mark.parametrize("file", FILES)
 def test_every_kernel_fits_its_registers(file, arch):
-    """Compiled as the launcher compiles: no stack, no spill, 16-byte accesses."""
+    """Compiled as the launcher does it, kernels use no stack, spill nothing and access 16 bytes."""
     code, headers = cuda_source.sources()
     cubin, ptx, log = masktuning_C.nvrtc_compile(
         cubins.nvrtc_library(), f"{file}.cu", code[file], headers, arch
@@ -75,7 +75,7 @@ def test_every_kernel_fits_its_registers(file, arch):
 
 
 def test_the_tested_set_leaves_nvrtc_to_torch():
-    """Every CUDA build of torch pins its NVRTC, and that for the V100 pins one of CUDA 12.6."""
+    """Every CUDA build of torch pins its NVRTC; the build for the V100 pins that of CUDA 12.6."""
     pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines()
             if line and not line.startswith("#")]  # fmt: skip
     assert not [pin for pin in pins if pin.name.startswith("nvidia-")]
@@ -98,14 +98,14 @@ def test_a_compiler_error_is_told():
 
 
 @needs_nvrtc
-def test_a_cubin_is_kept_and_a_corrupt_or_stale_one_made_anew(monkeypatch):
+def test_a_cubin_is_cached_and_a_corrupt_or_stale_one_replaced(monkeypatch):
     file, arch = "mask_sampling", "sm_80"
     assert cubins.cached_cubin(file, arch) is None
     cubin = cubins.compile_cubin(file, arch)
     path = cubins.cache_folder() / cuda_source.cubin_name(file, arch)
     assert cubins.cached_cubin(file, arch) == cubin and path.is_file()
 
-    path.write_bytes(path.read_bytes()[:-1] + b"x")  # one byte of a kernel
+    path.write_bytes(path.read_bytes()[:-1] + b"x")  # with another last byte
     assert cubins.cached_cubin(file, arch) is None
     path.write_bytes(b"")
     assert cubins.cached_cubin(file, arch) is None
@@ -118,7 +118,7 @@ def test_a_cubin_is_kept_and_a_corrupt_or_stale_one_made_anew(monkeypatch):
 
 
 def fake_module(monkeypatch, accepts=lambda cubin: True, compiled=b"\x7fELFnew"):
-    """masktuning_C on a make-believe GPU; returns the calls that it got."""
+    """Replaces masktuning_C by one with an emulated GPU; returns the list of the calls to it."""
     calls = []
 
     def load(device, cubin):
@@ -150,17 +150,17 @@ def test_packaged_before_cached_before_compiled(monkeypatch):
     assert calls == [("compile", "mask_sampling.cu", "sm_86"), ("load", b"\x7fELFnew")]
     calls.clear()
     cubins.load(0, "sm_86", KERNELS)
-    assert calls == [("load", b"\x7fELFnew")]  # the cache's
+    assert calls == [("load", b"\x7fELFnew")]  # from the cache
     calls.clear()
     for arch in ("sm_75", "sm_80", "sm_90"):
         path = cubins.packaged_folders()[0] / cuda_source.cubin_name("mask_sampling", arch)
         path.write_bytes(arch.encode())
     handles = cubins.load(0, "sm_86", KERNELS)
-    assert calls == [("load", b"sm_80")]  # the same major version, and not above
+    assert calls == [("load", b"sm_80")]  # of the same major version, and not a later minor one
     assert handles.keys() == {"sample_masks"}
 
 
-def test_a_cubin_that_the_driver_refuses_is_compiled_anew(monkeypatch):
+def test_a_cubin_that_the_driver_refuses_is_compiled_again(monkeypatch):
     calls = fake_module(monkeypatch, accepts=lambda cubin: cubin == b"\x7fELFnew")
     path = cubins.packaged_folders()[0] / cuda_source.cubin_name("mask_sampling", "sm_90")
     path.write_bytes(b"old")
@@ -217,7 +217,7 @@ def test_a_gpu_without_a_cubin_falls_to_triton_then_the_reference(monkeypatch):
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 def test_packaged_cubins_are_built_where_nvcc_is(tmp_path):
-    """The build's own function, into a folder of this test."""
+    """Calls the function of the build, with a folder of this test."""
     code = (
         "import sys, setuptools; from pathlib import Path; setuptools.setup = lambda **_: None; "
         "sys.path.insert(0, '.'); import setup; "

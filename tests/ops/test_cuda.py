@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source, run on the CPU, against float64 and the reference.
+"""The source of the CUDA kernels, run on the CPU, against float64 and the reference.
 
 tests/ops/test_gpu.py runs the compiled kernels where there is a GPU.
 Shapes: B examples, L tokens, M masked positions, H width, V vocabulary, C classes.
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.skipif(
     platform.system() != "Linux", reason="the stand-in for a GPU needs Linux and g++"
 )
 SUBSTITUTE = row_kernel("cuda")
-FEW, MANY = 1, 10**6  # processors: a block a row, or rows among several blocks
+FEW, MANY = 1, 10**6  # processors: one block per row, or several blocks per row
 
 
 @pytest.mark.parametrize("processors", [FEW, MANY])
@@ -82,7 +82,7 @@ def test_any_shape(M, V, seed, top_k, dtype, offset, aligned, ban, share, proces
 @pytest.mark.parametrize("processors", [FEW, MANY])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_largest_may_be_banned(dtype, processors):
-    """The 900 largest of each row banned: the next ones are found without searching the row."""
+    """With the 900 largest logits of each row banned, the next ones are found."""
     V = 9000
     rows = rows_for(3, V)
     logits = make_logits(3, V, dtype)
@@ -141,7 +141,7 @@ AWKWARD = {
 @pytest.mark.parametrize("top_k", [1, 8, 64])
 @pytest.mark.parametrize("kind", AWKWARD)
 def test_awkward_rows(kind, top_k, processors):
-    """Many candidates at once, ties, and rows with hardly any candidate."""
+    """Rows with many candidates, with ties, and with hardly any candidate."""
     V = 9000
     logits = AWKWARD[kind](V).float().repeat(5, 1)
     rows = rows_for(5, V)
@@ -176,7 +176,7 @@ def test_a_broken_row_shows_and_stays_alone(bad, dtype, processors):
 
 @pytest.mark.parametrize("processors", [FEW, MANY])
 def test_what_no_check_on_a_gpu_can_refuse_shows_and_harms_nothing(processors):
-    """A target outside the vocabulary and a position outside the text: NaN, and no write."""
+    """A target outside the vocabulary gives NaN, and nothing is written at a position outside."""
     V = 9000
     rows = rows_for(3, V)
     rows["targets"] = torch.tensor([V, -7, 5])
@@ -195,7 +195,7 @@ def test_what_no_check_on_a_gpu_can_refuse_shows_and_harms_nothing(processors):
 @pytest.mark.parametrize("processors", [FEW, MANY])
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_nothing_beside_the_rows_is_touched(dtype, aligned, processors):
+def test_nothing_next_to_the_rows_is_touched(dtype, aligned, processors):
     V, stride = 5001, 5056
     shift = 0 if aligned else 1
     storage = torch.full((4 * stride + shift,), 77.0, dtype=dtype)
@@ -212,8 +212,8 @@ def test_nothing_beside_the_rows_is_touched(dtype, aligned, processors):
 @pytest.mark.parametrize("at_end", [True, False])
 @pytest.mark.parametrize("processors", [FEW, MANY])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_nothing_beside_the_rows_is_read(dtype, processors, at_end):
-    """A page without access beside the logits, the bias and the other inputs: a read is a crash."""
+def test_nothing_next_to_the_rows_is_read(dtype, processors, at_end):
+    """Inaccessible pages next to the logits and the other inputs turn a wrong read into a crash."""
     for V, top_k, finite in ((7, 7, 7), (60, 13, 60), (257, 64, 257), (3000, 8, 10), (9001, 8, 5)):
         logits = make_logits(2, V, dtype, aligned=False).contiguous()
         logits[:, finite:] = -torch.inf
@@ -234,7 +234,7 @@ def test_nothing_beside_the_rows_is_read(dtype, processors, at_end):
 
 
 @pytest.mark.parametrize("processors", [FEW, MANY])
-def test_nothing_beside_the_bias_is_read(processors):
+def test_nothing_next_to_the_bias_is_read(processors):
     V = 5000
     bias = guarded(torch.randn(V, generator=torch.Generator().manual_seed(2)), at_end=True)
     assert bias.data_ptr() % 16 == 0
@@ -268,7 +268,7 @@ def test_the_order_of_the_threads_changes_no_bit():
 
 
 def test_the_stand_in_finds_a_missing_barrier_and_a_deadlock():
-    """A kernel without its barrier, and one with a barrier that some of its threads skip."""
+    """A kernel lacks a barrier, and another has a barrier that some of its threads skip."""
     folder = build_folder()
     (folder / "race.cu").write_text(
         '#include "device.cuh"\n'
@@ -288,7 +288,7 @@ def test_the_stand_in_finds_a_missing_barrier_and_a_deadlock():
 
 
 def test_the_stand_in_finds_an_array_that_is_written_again_too_early(monkeypatch):
-    """The search once wrote into the array that slower threads still read the row's sum from."""
+    """The search once wrote to an array from which slower threads still read the row's sum."""
     headers = ("banned", "candidates", "draw", "row_results")
     text = "".join((build_folder() / f"{name}.cuh").read_text() for name in headers)
     text += (build_folder() / "token_substitution.cu").read_text()
@@ -305,7 +305,10 @@ def test_the_stand_in_finds_an_array_that_is_written_again_too_early(monkeypatch
     for seed in range(20):
         start = lambda device, *call, seed=seed: codes.append(run(library, *call, seed))  # noqa: E731
         monkeypatch.setattr(launch, "start", start)
-        logits, rows = torch.zeros(1, V), rows_for(1, V)  # ties: the block searches the row
+        logits, rows = (
+            torch.zeros(1, V),
+            rows_for(1, V),
+        )  # with so many ties the block searches the row
         want = float64_gradient(logits, rows["targets"])
         SUBSTITUTE(logits, **rows, banned_ids=None, top_k=8, temperature=1.0, gradient_scale=1.0)
         wrong += not torch.allclose(logits.double(), want, rtol=1e-5, atol=1e-6)
@@ -350,7 +353,7 @@ def test_masks_of_empty_and_overfull_batches():
             MASK,
         )
         assert empty.positions.tolist() == [-1] * 3 and empty.targets.tolist() == [-100] * 3
-        # More than the row has: on a GPU nothing can say so, and nothing is left unwritten.
+        # Offsets ask for more than the row has. A GPU cannot report it, but every slot is written.
         maskable = torch.tensor([[True, False, True, False]])
         masked = sample_masks(
             torch.arange(10, 14)[None], maskable, torch.zeros(1, dtype=torch.int64),
@@ -361,7 +364,7 @@ def test_masks_of_empty_and_overfull_batches():
 
 
 def test_equal_draws_go_to_the_earlier_token(monkeypatch):
-    """Draws collide once in 2^32; a source whose draw is t / 3 collides all the time."""
+    """Equal draws are too rare to test. In this changed source three tokens share each draw."""
     folder = build_folder()
     source = (folder / "mask_sampling.cu").read_text()
     real = "return philox4x32_10((u32)t, example_id, epoch, kStreamMasking, k0, k1).w0;"
@@ -443,7 +446,7 @@ def test_a_label_outside_the_classes_and_nothing_counted():
     ids=str,
 )
 def test_masked_lm_head_gradients(dtype, tolerance, with_bias, processors):
-    """The bias is added by the row kernel; against autograd in float64, weighted rows."""
+    """The row kernel adds the bias. Compared with autograd in float64, with weighted rows."""
     M, H, V = 5, 24, 4999
     rows = rows_for(M, V)
     generator = torch.Generator().manual_seed(1)
@@ -480,7 +483,7 @@ def test_a_class_of_minus_infinity_is_ordinary(dtype):
 
 
 def test_every_argument_struct_is_as_long_as_its_packing():
-    """Read from the source, so that a field added on one side alone shows."""
+    """The structs are read from the source, to find a field that was added on one side only."""
     sizes = {"pointer": 8, "i64": 8, "double": 8, "int": 4, "float": 4}
     for file, declared in launch.DECLARED.items():
         place = "row_results.cuh" if file == "token_substitution" else f"{file}.cu"
@@ -497,7 +500,7 @@ def test_every_argument_struct_is_as_long_as_its_packing():
 
 @pytest.mark.parametrize("processors", [FEW, MANY])
 def test_no_choice_keeps_the_tokens(processors):
-    """top_k 0 is what the benchmarks call loss only."""
+    """With top_k 0, which the benchmarks use, only the losses are computed."""
     rows, logits = rows_for(4, 9000), make_logits(4, 9000, torch.float32)
     with emulated(processors):
         losses, tokens, filled, _ = SUBSTITUTE(

@@ -16,13 +16,13 @@ from masktuning.ops import backends, dual_cross_entropy
 
 @pytest.fixture(autouse=True, scope="module", params=["reference", "cpp"])
 def _back_end(request):
-    """Every test here holds on both; `auto` would leave the reference untested."""
+    """Runs every test on both back ends; `auto` would leave the reference untested."""
     with backends.use(request.param):
         yield
 
 
 def expected_terms(losses, logits, labels, denominators, smoothing):
-    """alpha's two terms by the definition: sums of row losses over the given denominators."""
+    """The two terms by their definition: sums of row losses, divided by the denominators."""
     x = np.asarray(logits, dtype=np.float64)
     log_p = (
         x
@@ -108,7 +108,7 @@ def test_nothing_counted_gives_zero():
     assert float(dual.loss.detach()) == 0 and float(logits.grad.abs().max()) == 0
 
 
-def test_a_nan_loss_shows():
+def test_a_nan_loss_is_not_hidden():
     labels, denominators = torch.tensor([0]), torch.ones(2)
     dual = dual_cross_entropy(
         torch.tensor([torch.nan]), torch.zeros(1, 2), labels, denominators, 0.5
@@ -148,7 +148,7 @@ def test_compiles_without_graph_breaks():
 
 @pytest.mark.parametrize("part", [0, 1, 2])
 def test_gradients_of_each_term_on_every_back_end(part):
-    """Loss, masked-LM and classification term, each alone, against float64 autograd."""
+    """Differentiates each of the three terms alone and compares with autograd in float64."""
     generator = torch.Generator().manual_seed(3)
     losses, logits = torch.rand(7, generator=generator), torch.randn(4, 3, generator=generator)
     labels, denominators = torch.tensor([2, -100, 0, 1]), torch.tensor([5.0, 3.0])
@@ -171,7 +171,7 @@ def test_gradients_of_each_term_on_every_back_end(part):
 
 @pytest.mark.parametrize("C", [2, 3, 20])
 def test_plain_fine_tuning_has_the_same_bits_on_both(C):
-    """With alpha = 0, loss and gradient are float64 rounded once, so training is the same too."""
+    """With alpha = 0, loss and gradient are rounded once from float64, so training is the same."""
     generator = torch.Generator().manual_seed(C)
     logits = 3 * torch.randn(512, C, generator=generator)
     labels = torch.randint(0, C, (512,), generator=generator)

@@ -2,10 +2,10 @@
 
     CUDA_VISIBLE_DEVICES=0 python -m pytest tests/ops/test_gpu.py
 
-Tests named small_* are what benchmarks/gpu_check.sh runs under compute-sanitizer, where only our
-kernels are instrumented. Whatever these read is therefore made on the CPU and copied by .cuda() or
-.to(), without a change of dtype or layout on the way: initcheck takes such a copy as initialised,
-but knows nothing of what a kernel of torch wrote.
+benchmarks/gpu_check.sh runs the tests named small_* under compute-sanitizer, which instruments the
+kernels of this package only. Whatever these tests read is therefore made on the CPU and copied by
+.cuda() or .to(), without changing dtype or layout. initcheck considers such a copy initialised, but
+does not know what a kernel of torch wrote.
 Shapes: B examples, L tokens, M masked positions, H width, V vocabulary, C classes.
 """
 
@@ -43,7 +43,7 @@ TF32_NOTICE = "ignore:TensorFloat32 tensor cores"
 
 @pytest.fixture(params=["cuda-whole", "cuda-split", "triton"])
 def name(request, monkeypatch):
-    """A back end; CUDA with a block a row, and with rows among several blocks, whatever the GPU."""
+    """A back end; for CUDA with one block per row and with several, whatever the GPU."""
     name, _, split = request.param.partition("-")
     reason = select.unavailable_reason(name, torch.device("cuda", 0))
     assert reason == ""
@@ -55,7 +55,7 @@ def name(request, monkeypatch):
 
 @pytest.fixture(params=NAMES)
 def module_name(request):
-    """A back end, for ops in which rows play no part."""
+    """A back end, for ops without rows of logits."""
     assert select.unavailable_reason(request.param, torch.device("cuda", 0)) == ""
     return request.param
 
@@ -148,7 +148,9 @@ def test_small_broken_row(name, dtype, bad):
     assert logits[[0, 1, 4]].isfinite().all()
 
 
-@pytest.mark.parametrize("part", range(4))  # Triton compiles for many sizes: shared by processes
+@pytest.mark.parametrize(
+    "part", range(4)
+)  # in parts, which several processes can share: Triton compiles for many sizes
 def test_small_masks(module_name, part):
     """C++ and the GPU's kernels give the same masks, bit for bit."""
     random = np.random.default_rng(part)
@@ -236,7 +238,7 @@ def test_repeats_give_the_same_bits(name):
 
 
 def test_a_graph_replays_with_another_seed(module_name):
-    """Captured once; a new epoch in `rng` gives the new epoch's masks, tokens and losses."""
+    """Captured once, a graph gives the masks, tokens and losses of another epoch set in `rng`."""
     input_ids, maskable, example_ids, offsets, _ = random_batch(3, 8, 64, 0.2)
     V, M = 30522, int(offsets[-1])
     logits = torch.randn(M, V, generator=torch.Generator().manual_seed(0)).cuda()
@@ -306,7 +308,7 @@ def test_registered_for_compilation(module_name):
 
 @pytest.mark.filterwarnings(SYNC_NOTICE)
 def test_a_step_waits_for_nothing(module_name):
-    """Two training steps under the debug mode that makes every host synchronisation an error."""
+    """Runs a training step in the debug mode in which waiting for the device is an error."""
     batch = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in make_batch(8).items()}
     model = tiny_model("bert").cuda().train()
     method = MaskTuning(model, tiny_tokenizer(), MaskTuningOptions(alpha=0.5))
@@ -332,7 +334,7 @@ def test_a_step_waits_for_nothing(module_name):
 
 
 def test_another_stream_and_thread():
-    """A launch goes to torch's current stream, and works where no context is current."""
+    """Kernels start on the current stream of torch, also in a thread without a current context."""
     import threading
 
     logits, rows = make_logits(8, 30522, torch.float16, device="cuda"), rows_for(8, 30522)
@@ -355,7 +357,7 @@ def test_another_stream_and_thread():
 
 
 def test_cubins_can_also_be_compiled_here(tmp_path, monkeypatch):
-    """NVRTC's cubins do what the packaged ones do."""
+    """The cubins that NVRTC compiles here do what the packaged ones do."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cubins, "packaged_folders", list)
     launch.load.cache_clear()

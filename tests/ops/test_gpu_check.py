@@ -1,6 +1,6 @@
-"""benchmarks/gpu_check.sh without a GPU: its plan, what it leaves, and how it ends.
+"""benchmarks/gpu_check.sh without a GPU: its steps, what it writes, and how it ends.
 
-A stand-in for python answers for the steps, since what they run needs a GPU.
+A stand-in for python takes the place of the steps, because what they run needs a GPU.
 """
 
 import json
@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
-# Answers for every step by its arguments; $FAILING names one that fails, $SLOW one that hangs.
+# Acts for each step by its arguments. $FAILING names a step that fails, $SLOW one that hangs.
 PYTHON = """#!/usr/bin/env bash
 case "$*" in
   *gpu_summary.py*) exec {python} "$@" ;;
@@ -42,7 +42,7 @@ echo "========= COMPUTE-SANITIZER"
 
 @pytest.fixture
 def check(tmp_path):
-    """Runs the script with the stand-ins: exit code, standard output, the output folder."""
+    """Runs the script with the stand-ins; returns exit code, standard output and output folder."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, text in (
@@ -68,7 +68,7 @@ def check(tmp_path):
 
 
 def limits():
-    """(name, seconds) of every step, in order, as the script has them."""
+    """The name and the limit in seconds of every step of the script, in order."""
     lines = SCRIPT.read_text().splitlines()
     steps = [re.match(r"\s*(?:step|sanitize) (\w+) (\d+) ", line) for line in lines]
     return [(match[1], int(match[2])) for match in steps if match]
@@ -148,7 +148,7 @@ def test_what_the_sanitizers_find_in_our_kernels_counts(check, settings, tool, c
 
 
 def test_a_machine_without_a_gpu(tmp_path):
-    """With the real interpreter: one line, exit code 1, and a summary."""
+    """With the real interpreter there is one line, exit code 1, and a summary."""
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", str(SCRIPT), str(tmp_path / "out")],

@@ -1,8 +1,8 @@
 """The machine code of the CUDA row kernels: all loads of a row start before one is waited for.
 
-A warp goes on past a load, and stops at the first instruction that needs what it brings. One that
-needed the first vector before the last one was asked for would cost the row another round trip to
-memory. Read off the disassembly of what NVRTC makes of the source.
+A warp continues after a load, and stops at the first instruction that needs the loaded value. If an
+instruction needed the first vector before the last one was requested, the row would take another
+round trip to memory. The tests read the disassembly of what NVRTC compiles from the source.
 """
 
 import re
@@ -42,7 +42,7 @@ def listing(arch, folder):
 
 
 def loads_before_the_first_wait(instructions):
-    """How many 16-byte loads are started before an instruction reads what one of them brings."""
+    """How many 16-byte loads are started before an instruction reads the result of one."""
     waiting, started = set(), 0
     for instruction in instructions:
         operands = instruction.partition(",")[2]

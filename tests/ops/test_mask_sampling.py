@@ -1,4 +1,4 @@
-"""sample_masks: the definition spelled out in Python, both back ends against it and each other.
+"""sample_masks: both back ends against the definition in Python, and against each other.
 
 Shapes: B examples, L tokens, M masked positions.
 """
@@ -86,7 +86,7 @@ def test_threshold_masks_the_draws_below_it():
     input_ids = torch.arange(5, 45).view(2, 20)
     thresholds = torch.full((2, 20), round(0.3 * 2**32))
     thresholds[0, :3] = 0
-    thresholds[1, 4] = 2**32  # always
+    thresholds[1, 4] = 2**32  # always masked
     expected = [
         b * 20 + t
         for b, example in enumerate((11, 12))
@@ -106,7 +106,7 @@ def test_threshold_masks_the_draws_below_it():
 
 @pytest.mark.parametrize("name", ["reference", "cpp"])
 def test_positions_are_uniform(name):
-    """Chi-square over 40,000 masks of a row of 20 maskable tokens, 2 a epoch, at p > 1e-4."""
+    """Chi-square over 40,000 masks of a row of 20 maskable tokens, 2 per epoch, at p > 1e-4."""
     B, L, k = 2000, 24, 2
     maskable = torch.zeros(B, L, dtype=torch.bool)
     maskable[:, 2:22] = True
@@ -126,15 +126,15 @@ def test_positions_are_uniform(name):
         counts += torch.bincount(positions % L, minlength=L)
     assert counts[~maskable[0]].sum() == 0
     observed = counts[maskable[0]].numpy()
-    # Two distinct positions a row: the counts vary (20 - 2) / (20 - 1) as much as independent
-    # draws would, so the statistic is scaled by that before it is compared with chi-square.
+    # The two positions of a row are distinct, so the counts vary only (20 - 2) / (20 - 1) times as
+    # much as with independent draws. The statistic is scaled before it is compared.
     statistic = ((observed - observed.mean()) ** 2 / observed.mean()).sum() * 19 / 18
     p = stats.chi2.sf(statistic, 19)
     assert 1e-4 < p < 1 - 1e-4
 
 
 def test_random_replacements_and_their_shares():
-    """80/10/10 within five standard deviations, random tokens from the given ids and uniform."""
+    """80/10/10 holds within five standard deviations; random tokens are uniformly distributed."""
     B, L = 500, 50
     replacements = torch.arange(100, 110)
     masked = sample_masks(

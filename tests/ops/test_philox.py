@@ -27,7 +27,7 @@ def test_known_answers(counter, key, output):
 
 
 def test_contract_places_every_number():
-    """counter = (t, example_id, epoch, stream), key = the seed's low and high half."""
+    """The counter is (t, example_id, epoch, stream), the key the two halves of the seed."""
     seed, epoch, t, example, stream = 0x123456789ABCDEF0, 7, 41, 2**31 + 5, 2
     words = draw_words(
         torch.tensor([seed, epoch]), torch.tensor([t]), torch.tensor([example]), stream

@@ -19,7 +19,7 @@ from masktuning.ops import backends, masked_lm_head, substitute_tokens
 from masktuning.ops.masked_lm_head import LOGITS_BYTES
 from masktuning.ops.masked_lm_head_fused import fused_masked_lm_head
 
-# `masktuning.ops.masked_lm_head` is the function; its module goes by its name alone.
+# `masktuning.ops.masked_lm_head` is the function, so its module is looked up by name.
 head_module = sys.modules["masktuning.ops.masked_lm_head"]
 SUBSTITUTE = row_kernel("cpp")
 
@@ -51,7 +51,7 @@ def test_large_grid(M, V):
     share=st.sampled_from([None, 0.3, 0.99, 2.0]),
 )
 def test_any_shape(M, V, seed, top_k, dtype, offset, aligned, ban, share):
-    # Twice each and in no order; the last of them reach up to the end of the vocabulary.
+    # In no order and partly twice; the last ones reach up to the end of the vocabulary.
     banned = torch.cat([torch.arange(0, V, 3), torch.arange(V - 1, -1, -3)]) if ban else None
     size = None if share is None else max(1, int(share * V))
     check_kernel(SUBSTITUTE, M, V, dtype, top_k, seed, offset, aligned, banned, size)
@@ -72,7 +72,7 @@ def test_strided_and_transposed_logits():
 @pytest.mark.parametrize("top_k", [1, 8, 64])
 @pytest.mark.parametrize("kind", ["constant", "tied", "ramp", "minus_infinity", "one_finite"])
 def test_awkward_rows(kind, top_k):
-    """Many candidates at once, ties, and rows with hardly any candidate."""
+    """Rows with many candidates, with ties, and with hardly any candidate."""
     V = 300
     logits = torch.zeros(5, V)
     if kind == "tied":
@@ -110,7 +110,7 @@ def test_a_broken_row_shows_and_stays_alone(bad, dtype):
 
 
 def test_every_half_survives_the_round_trip():
-    """All 65,536 bit patterns of fp16 and bf16 through a one-column softmax: loss 0, p - 1 = 0."""
+    """The log-sum-exp of one logit is that logit, for all 65,536 bit patterns of fp16 and bf16."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
     for dtype in (torch.float16, torch.bfloat16):
         logits = bits.view(dtype)[:, None].clone()
@@ -157,7 +157,7 @@ def head_operands(M, H, V, dtype, seed=1):
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_masked_lm_head_gradients(dtype, tolerance, with_bias):
-    """Against autograd in float64, with another weight for every row's loss."""
+    """Compared with autograd in float64, with a different weight for the loss of each row."""
     M, H, V = 13, 24, 301
     rows = rows_for(M, V)
     operands = head_operands(M, H, V, dtype)
@@ -186,7 +186,7 @@ def test_masked_lm_head_gradients(dtype, tolerance, with_bias):
 @pytest.mark.parametrize("upstream", [0.3 / 3270, 0.6 / 205, 65536 * 0.3 / 205])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_no_gradient_is_scaled_by_a_rounded_number(dtype, upstream):
-    """alpha / M rounded to 16 bits would make every gradient too long or too short by as much."""
+    """Rounding alpha / M to 16 bits would make every gradient too long or too short."""
     M, H, V = 64, 64, 500
     rows = rows_for(M, V)
     operands = head_operands(M, H, V, dtype)
@@ -196,7 +196,7 @@ def test_no_gradient_is_scaled_by_a_rounded_number(dtype, upstream):
         exact[0] @ exact[1].t() + exact[2], rows["targets"], reduction="sum"
     )
     (losses * upstream).backward()
-    # The bias's gradient is -alpha / M over and over, rounded once to its own dtype.
+    # Many elements of the bias gradient are -alpha / M, rounded once to the dtype of the bias.
     rounding = torch.finfo(dtype).eps / 2
     for ours, want, allowed in zip(operands, exact, (1e-3, 1e-3, 1e-3 + rounding), strict=True):
         want, have = want.grad, ours.grad.double()
@@ -204,8 +204,8 @@ def test_no_gradient_is_scaled_by_a_rounded_number(dtype, upstream):
         assert float((have - want).norm() / want.norm()) < 3e-2
 
 
-def test_memory_beside_the_logits_does_not_matter():
-    """Freed memory full of NaN lies in the padding of the rows, and bfloat16 products read it."""
+def test_memory_next_to_the_logits_does_not_matter():
+    """Matrix products in bfloat16 read the padding of the rows, which may hold old NaNs."""
     M, V = 64, 500
     for _ in range(10):
         junk = [torch.full((M, 512), math.nan, dtype=torch.bfloat16) for _ in range(8)]
@@ -217,7 +217,7 @@ def test_memory_beside_the_logits_does_not_matter():
 
 @pytest.mark.parametrize("top_k", [1, 4])
 def test_row_chunks_change_nothing_but_memory(monkeypatch, top_k):
-    """13 rows in chunks of 5: the same tokens and text; losses and gradients to rounding."""
+    """13 rows in chunks of 5 give the same tokens and text; losses and gradients up to rounding."""
     M, H, V = 13, 24, 301
     rows = rows_for(M, V)
     upstream = torch.linspace(0.1, 2.0, M)
@@ -238,7 +238,7 @@ def test_row_chunks_change_nothing_but_memory(monkeypatch, top_k):
         torch.testing.assert_close(a, b)
 
 
-def test_no_gradient_is_stored_without_a_need():
+def test_no_gradient_is_stored_if_none_is_needed():
     operands = head_operands(4, 8, 50, torch.float32)
     rows = rows_for(4, 50)
     with torch.no_grad():

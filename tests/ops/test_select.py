@@ -29,7 +29,7 @@ def test_a_missing_back_end_is_an_error():
     ("capability", "built_for", "runs"),
     [
         ((9, 0), ["sm_80", "sm_90"], True),
-        ((8, 6), ["sm_80", "sm_90"], True),  # a minor version up runs the same machine code
+        ((8, 6), ["sm_80", "sm_90"], True),  # a later minor version runs the same machine code
         ((8, 0), ["sm_86", "sm_90"], False),
         ((7, 0), ["sm_75", "sm_80", "compute_120"], False),
         ((12, 0), ["sm_90", "compute_90"], True),
@@ -68,7 +68,7 @@ def test_describe_says_why_an_op_takes_a_slower_path(monkeypatch):
     assert select._why("sample_masks_threshold", gpu, "reference") == "it has no kernel for cuda"
 
 
-def test_auto_says_once_that_it_settled_for_less(monkeypatch):
+def test_auto_warns_once_about_a_slower_back_end(monkeypatch):
     monkeypatch.setattr(extension, "find", lambda: None)
     select.unavailable_reason.cache_clear()
     select._warn_once.cache_clear()

@@ -1,4 +1,4 @@
-"""substitute_tokens and masked_lm_head against float64 sums written here.
+"""substitute_tokens and masked_lm_head against sums in float64.
 
 Shapes: B examples, L tokens, M masked positions, H width, V vocabulary.
 """
@@ -26,7 +26,7 @@ SEED, EPOCH = 12345678901, 2
 
 @pytest.fixture(autouse=True, scope="module", params=["reference", "cpp"])
 def _back_end(request):
-    """Every test here holds on both; `auto` would leave the reference untested."""
+    """Runs every test on both back ends; `auto` would leave the reference untested."""
     with backends.use(request.param):
         yield
 
@@ -45,7 +45,7 @@ def rows_for(M, V, seed):
 
 
 def expected_loss(row, target):
-    """-log softmax in float64, from the definition, with the usual shift."""
+    """-log softmax in float64, shifted by the maximum."""
     x = row.astype(np.float64)
     m = x.max()
     return math.log(np.exp(x - m).sum()) - (x[target] - m)
@@ -77,7 +77,7 @@ def test_losses_and_argmax(M, V, seed, dtype, offset):
 def test_surplus_and_ignored_rows():
     rows = rows_for(4, 7, 0)
     rows["positions"][3], rows["targets"][3] = -1, -100  # surplus
-    rows["targets"][1] = -100  # ignored, but filled in
+    rows["targets"][1] = -100  # ignored, but its token is substituted
     logits = torch.randn(4, 7, requires_grad=True)
     result = masked_lm_head_from_logits(logits, **rows)
     assert result.losses[1] == 0 and result.losses[3] == 0 and result.tokens[3] == -1
@@ -139,7 +139,7 @@ def test_tokenizer_size_bans_every_id_from_there_on(top_k):
 
 
 def expected_draw(row, k, temperature, position):
-    """Integer draw: weights floor(2^24 * exp((x - max) / temperature)), chosen by word 0."""
+    """The draw by weights floor(2^24 * exp((x - max) / temperature)); None if it is too close."""
     order = np.lexsort((np.arange(len(row)), -row))[:k]
     y = (row[order].astype(np.float64) - row[order[0]]) / temperature
     weights = np.floor(2.0**24 * np.exp(y))
@@ -149,7 +149,7 @@ def expected_draw(row, k, temperature, position):
     word = masktuning_C.philox4x32_10(t, example, EPOCH, 1, *key)[0]
     edges = np.cumsum(weights) / weights.sum()
     share = word / 2**32
-    # None where the float64 weights cannot tell: within their rounding of an edge.
+    # So near an edge that rounding decides, float64 cannot tell.
     if np.abs(edges - share).min() < 1e-6:
         return None
     return int(order[int((edges <= share).sum())])
@@ -171,7 +171,7 @@ def test_draw_among_the_top_k(k, temperature):
 
 
 def test_draws_follow_the_softmax():
-    """Chi-square of 30,000 draws among the top 5 of one row, p > 1e-4."""
+    """Chi-square test of 30,000 draws among the 5 largest logits of one row, p > 1e-4."""
     n, k = 30000, 5
     row = torch.tensor([1.0, 0.2, 3.0, -1.0, 2.5, 2.0, 0.0])
     tokens = substitute_tokens(

@@ -1,4 +1,4 @@
-"""The integer draw among the k largest logits: the same bits from every compiler.
+"""The draw among the k largest logits: every compiler gives the same bits.
 
 Shapes: M rows, K candidates.
 """
@@ -13,7 +13,7 @@ from masktuning.ops.topk_sampling import draw_weights
 
 
 def test_no_compiler_can_fuse_a_product_of_the_draw_with_a_sum():
-    """A product in float32 that a sum reads would be rounded once instead of twice."""
+    """A product in float32 could be fused with a sum after it, which rounds once, not twice."""
     aten = torch.ops.aten
     nodes = list(make_fx(draw_weights)(torch.randn(3, 4), 0.7).graph.nodes)
     products = [node for node in nodes if node.target is aten.mul.Tensor]
@@ -21,10 +21,10 @@ def test_no_compiler_can_fuse_a_product_of_the_draw_with_a_sum():
         assert not [
             user for user in product.users if user.target in (aten.add.Tensor, aten.sub.Tensor)
         ]
-    # By log2(e) / temperature and five of the polynomial; the last one, by 2^24, is exact.
+    # The products with log2(e) / temperature and in the polynomial; the last, with 2^24, is exact.
     dtypes = [product.meta["val"].dtype for product in products]
     assert dtypes == [torch.float64] * 6 + [torch.float32]
-    # A conversion of a conversion is what some releases of Inductor drop.
+    # Some releases of Inductor drop a conversion of a conversion.
     conversions = [node for node in nodes if node.target is aten._to_copy.default]
     assert conversions and not [n for n in conversions if n.args[0].target is aten._to_copy.default]
 
@@ -38,7 +38,7 @@ def test_compiled_draws_have_the_same_bits():
 
 
 def expected_weight(value, best, scale):
-    """The draw's polynomial, one correctly rounded float32 operation after the other."""
+    """The polynomial of the draw, one correctly rounded float32 operation after the other."""
     f32 = np.float32
     y = f32(f32(f32(value) - f32(best)) * f32(scale))
     y = y if y > -25 else f32(-25)

@@ -1,7 +1,7 @@
 """The Triton kernels without a GPU: run by the interpreter, and compiled for GPUs.
 
-What is compiled is what the ops launch: the same arguments and options, by the
-same way through Triton, up to the launch. tests/ops/test_gpu.py runs it where there is a GPU.
+The tests compile what the ops launch, with the same arguments and options, through the same code of
+Triton. tests/ops/test_gpu.py runs the kernels if there is a GPU.
 """
 
 import os
@@ -21,12 +21,12 @@ from masktuning.ops.masked_rows import MaskedRows, TokenChoice
 
 pytest.importorskip("triton")
 
-# Registers of 32 bits on a processor (sm_70, sm_80 and sm_90), and what the row kernel is made for.
+# Registers of a multiprocessor (sm_70, sm_80 and sm_90), and programs that are to share them.
 REGISTERS, PROGRAMS_AT_A_TIME = 65536, 4
 
 
 def test_under_the_interpreter():
-    """In a process of its own: the interpreter takes the place of the compiler for good."""
+    """In a process of its own, because the interpreter replaces the compiler for good."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "tests/ops/interpreted_triton.py"],
@@ -40,7 +40,7 @@ def test_under_the_interpreter():
 
 
 class Target:
-    """Stands in for Triton's driver, with as much of it as compiling needs."""
+    """Takes the place of Triton's driver, with as much of it as compiling needs."""
 
     def __init__(self, capability):
         self.capability = capability
@@ -74,7 +74,7 @@ def compile_for():
 
 
 def row_launch(V, dtype, top_k=1, M=2, B=2, L=16, banned=3, first=0, stride=None):
-    """Of M rows from `first` on, in a buffer as that of masked_lm_head."""
+    """The launch for M rows from `first` on, in a buffer like that of masked_lm_head."""
     stride = -(-V // 64) * 64 if stride is None else stride
     ids = torch.zeros(first + M, dtype=torch.int64)
     losses = torch.empty(M)
@@ -110,7 +110,7 @@ def dual_launch(M, B, C=3, first=0):
 
 
 def resources(cubin, tmp_path):
-    """Registers a thread, and bytes of stack, where spilled registers go."""
+    """Registers per thread, and bytes of stack, which is where spilled registers go."""
     from triton import knobs
 
     (tmp_path / "cubin").write_bytes(cubin)
@@ -131,12 +131,12 @@ def test_row_kernel_fits_in_its_registers(V, top_k, dtype, capability, compile_f
     registers, stack = resources(compiled.asm["cubin"], tmp_path)
     assert registers <= REGISTERS // (PROGRAMS_AT_A_TIME * threads)
     assert stack == 0
-    vectors = launch.options["LANES"] // threads  # of 16 bytes, a thread and tile
+    vectors = launch.options["LANES"] // threads  # of 16 bytes, per thread and tile
     ptx = compiled.asm["ptx"]
     assert ptx.count("ld.global.v4") == 2 * 2 * vectors  # logits and bias in each of two sweeps
-    # The compiler may write out the sweep over ignored rows, which stores zeros, on its own.
+    # The compiler may emit a second sweep for ignored rows, which stores zeros.
     assert ptx.count("st.global.v4") in (vectors, 2 * vectors)
-    # Without vectors: the tail, one loss, one log-sum-exp, one token at its two places.
+    # Stores of single elements: the tail, loss, log-sum-exp, and the token in two places.
     assert len(re.findall(r"st\.global(?!\.v4)", ptx)) == 5
 
 
@@ -147,8 +147,7 @@ def test_the_others_compile(capability, compile_for):
 
 
 def test_a_run_compiles_each_kernel_once(compile_for):
-    """Whatever changes from batch to batch: M, B, L, and where a chunk of the rows begins."""
-
+    """Nothing that changes from batch to batch needs another variant: M, B, L, start of a chunk."""
     batches = [(1, 1, 1), (2, 1, 16), (16, 16, 17), (17, 2, 128), (205, 32, 128), (64, 8, 100)]
     rows = {
         compile_for(row_launch(300, torch.float16, 4, M, B, L, banned, first), 80).hash
@@ -162,13 +161,13 @@ def test_a_run_compiles_each_kernel_once(compile_for):
         for (M, B, _), first in product(batches, (0, 1))
     }
     assert len(dual) == 1
-    # Texts of up to 512 tokens: three blocks.
+    # Texts of up to 512 tokens need three sizes of BLOCK.
     longer = {compile_for(mask_launch(2, L, 9), 80).hash for L in range(1, 513, 37)}
     assert len(masks | longer) == 3
 
 
 def test_another_row_stride_or_way_to_ban_is_another_variant(compile_for):
-    """So that the test above would see them; a stride of no multiple of 16 has no vectors."""
+    """The test above would notice other variants. Only a stride divisible by 16 allows vectors."""
     launches = [
         row_launch(300, torch.float16),
         row_launch(300, torch.float16, stride=300),
@@ -182,7 +181,7 @@ def test_another_row_stride_or_way_to_ban_is_another_variant(compile_for):
 
 
 def test_a_launch_copies_no_argument():
-    """Arguments without gaps go to the kernel as they are."""
+    """Contiguous arguments are passed to the kernel as they are."""
     logits, bias = torch.zeros(2, 64)[:, :50], torch.zeros(50)
     banned, ids = torch.arange(3), torch.zeros(1, 2, dtype=torch.int64)
     rows = MaskedRows(ids, *(torch.zeros(2, dtype=torch.int64) for _ in range(4)))

@@ -1,9 +1,9 @@
 // Watches what a kernel does to shared memory. The compiler's thread sanitizer puts a call before
 // every access of the kernels' code; these are our own definitions of those calls.
 //
-// Between two barriers of a block nothing orders its warps. A word that one warp writes while
-// another one reads or writes it is a race, whatever the result was this time. Atomic operations may
-// meet each other. Lanes of one warp are left to the order of the fibers.
+// Between two barriers of a block, its warps run in any order. If one warp writes a word that another
+// one reads or writes there, this is a race, whatever the result was this time. Two atomic operations
+// on a word are not. Races between the lanes of one warp are not looked for.
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -20,8 +20,8 @@ extern char _end[] __attribute__((visibility("hidden")));
 namespace cuda_on_cpu {
 namespace {
 
-// How seldom a fiber is held up; drawn anew for each block. A warp needs all its lanes to go on, so
-// that only seldom hold-ups let one warp run far ahead of another.
+// One in so many accesses holds up its fiber; the number is drawn again for each block. A warp needs all
+// of its lanes to continue, so only rare hold-ups let one warp run far ahead of another.
 unsigned hold_up_one_in = 1024;
 enum class Kind { kRead, kWrite, kAtomic };
 

@@ -1,4 +1,4 @@
-// Stands in for csrc/cuda/device.cuh, so that a CPU can run the kernels: the same names in C++.
+// Takes the place of csrc/cuda/device.cuh, so that a CPU can run the kernels: the same names in C++.
 #pragma once
 
 #include <cmath>
@@ -35,7 +35,7 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
-// Not watched as a read and a write, because one thread runs at a time and none is held up within.
+// Not watched as a read and a write: only one thread runs at a time, and it is not held up in here.
 template <typename T>
 __attribute__((no_sanitize_thread, noinline)) T atomicAdd(T* address, T value) {
   cuda_on_cpu::note_atomic(address);
@@ -102,8 +102,7 @@ inline void store_half_word(void* target, u16 a) { std::memcpy(target, &a, 2); }
 inline i64 load_early(const i64* source) { return *source; }
 inline float fast_exp2(float x) { return std::exp2(x); }
 
-// The compiler's own half, where there is one: not the conversions of csrc/half.h, which are tested
-// elsewhere, so that an error in either shows.
+// The conversions of the compiler, not those of csrc/half.h, so that an error in either is found.
 inline float half_to_float(u32 bits) {
   const u16 narrow = static_cast<u16>(bits);
   _Float16 half;

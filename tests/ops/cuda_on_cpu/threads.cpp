@@ -17,7 +17,7 @@ namespace {
 constexpr size_t kStack = 128 * 1024;
 enum class State { kReady, kHeldUp, kAtBlock, kAtWarp, kDone };
 
-// A fiber is started by setcontext and from then on switched by _longjmp, which makes no system call.
+// A fiber is started by setcontext. Later switches use _longjmp, which makes no system call.
 struct Thread : Fiber {
   State state;
   bool started;
@@ -52,7 +52,7 @@ void enter() {
   leave(State::kDone);
 }
 
-// Lets on those who wait for what has come about; false where nobody can go on.
+// Makes those fibers ready whose condition has come true. Returns false if no fiber can continue.
 bool release(unsigned n) {
   bool any = false;
   for (unsigned warp = 0; warp < n; warp += 32) {
@@ -63,7 +63,7 @@ bool release(unsigned n) {
     any |= all;
   }
   if (any) return true;
-  for (unsigned t = 0; t < n; ++t) {  // after everybody else has gone as far as possible
+  for (unsigned t = 0; t < n; ++t) {  // when all others have continued as far as they can
     if (threads[t]->state != State::kHeldUp) continue;
     threads[t]->state = State::kReady;
     any = true;
@@ -82,7 +82,7 @@ bool release(unsigned n) {
   return any;
 }
 
-// False where threads wait for each other, or for ones that are gone.
+// Returns false if threads wait for each other, or for threads that have ended.
 bool run_block(Index block, Index grid, unsigned n) {
   for (unsigned t = 0; t < n; ++t) {
     Thread& thread = *threads[t];
@@ -132,15 +132,15 @@ unsigned long long* warp_slots(unsigned parity) {
 
 }  // namespace cuda_on_cpu
 
-// Runs kernel `name` of this library; 0, or 1 where there is none of that name, 2 at a deadlock, 3
-// where two warps raced for a word of shared memory.
+// Runs the kernel `name` of this library. Returns 0, or 1 if there is no such kernel, 2 for a deadlock, 3
+// if two warps raced for a word of shared memory.
 extern "C" int run_kernel(const char* name, unsigned grid_x, unsigned grid_y, unsigned n,
                           const char* bytes, size_t size, unsigned seed) {
   using namespace cuda_on_cpu;
-  Dl_info own;  // each kernel file is a library of its own, and none is global
+  Dl_info own;  // each .cu file is a separate library, and none is global
   dladdr(reinterpret_cast<void*>(&run_kernel), &own);
   void* library = dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD);
-  // A struct of more than 16 bytes goes by value in memory, so a longer one serves for any.
+  // A struct of more than 16 bytes is passed in memory, so this longer one can stand for any.
   auto kernel = reinterpret_cast<void (*)(Arguments)>(dlsym(library, name));
   if (kernel == nullptr || size > sizeof(Arguments)) return 1;
   Arguments arguments;

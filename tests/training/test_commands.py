@@ -1,6 +1,7 @@
 """The commands end to end on a tiny checkpoint, and each thing a user can get wrong."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from masktuning import evaluate, info, train
 from masktuning.config.errors import UsageError
 from masktuning.demo import EMBEDDED
 from masktuning.training.job import read_job
+from masktuning.training.run_folder import config_text
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +316,31 @@ def test_precedence_is_flags_file_task(tmp_path):
     assert options.training.learning_rate == 3e-4  # the file over the task
     assert options.training.per_device_train_batch_size == 32  # the task over the default
     assert options.training.weight_decay == 0.0
+
+
+@pytest.mark.parametrize("given", ["flag", "file", "task"])
+def test_an_option_of_another_method_is_named_and_not_used(tmp_path, caplog, given):
+    """A task's settings are for every method; what the user wrote is told if it has no effect."""
+    path = tmp_path / "c.yaml"
+    path.write_text("task: demo\n" + ("alpha: 0.5\n" if given == "file" else ""))
+    words = ["--config", str(path), "--method", "finetuning", "--output_dir", "x"]
+    words += ["--alpha", "0.25", "--seed", "7"] if given == "flag" else ["--seed", "7"]
+    with caplog.at_level(logging.WARNING, "masktuning"):
+        job = read_job(words, EMBEDDED)
+    assert not hasattr(job.training, "alpha") and job.training.seed == 7
+    told = "--alpha is not used: the method finetuning has no such option"
+    assert (told in caplog.text) == (given != "task")
+
+
+def test_options_of_a_method_reach_it_and_its_config(tmp_path):
+    job = read_job(
+        ["--method", "span_cutoff", "--cutoff_rate", "0.3", "--output_dir", str(tmp_path)], EMBEDDED
+    )
+    assert job.training.cutoff_rate == 0.3 and job.training.consistency_weight == 1.0
+    path = tmp_path / "config.yaml"
+    path.write_text(config_text(job))
+    again = read_job(["--config", str(path)], EMBEDDED)
+    assert again.training.method == "span_cutoff" and again.training.cutoff_rate == 0.3
 
 
 def test_info_says_what_each_op_uses(capsys):

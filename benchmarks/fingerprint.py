@@ -1,7 +1,7 @@
 """Digests of what training and evaluation compute, to show that a change altered no bit.
 
-    python benchmarks/fingerprint.py before.json                       # with the code before
-    python benchmarks/fingerprint.py after.json --baseline before.json # with the code after
+    python benchmarks/fingerprint.py before.json                         # before a change
+    python benchmarks/fingerprint.py after.json --baseline before.json   # after it
 
 Everything runs on one thread of the CPU. The digests of weights belong to one machine, since
 another CPU adds numbers in another order: compare two states of the code on the same machine. With

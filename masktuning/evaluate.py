@@ -1,4 +1,4 @@
-"""Evaluate any classifier checkpoint, ours or not, on a task's sets or on your own files.
+"""Evaluate any classifier checkpoint, of this package or not, on a task's sets or your own files.
 
     python -m masktuning.evaluate --model_name_or_path out --task sst2 --data_dir DATA
     python -m masktuning.evaluate --model_name_or_path out --task mnli --sets hans anli_r1

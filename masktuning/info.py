@@ -11,7 +11,7 @@ from typing import Any
 
 from masktuning.config.errors import UsageError
 from masktuning.config.installed import version_of
-from masktuning.config.parser import run_command
+from masktuning.config.parser import run_command, wants_help
 
 _PACKAGES = ("masktuning", "torch", "transformers", "datasets")
 
@@ -48,7 +48,7 @@ def _gpu(index: int) -> str:
 
 
 def main(argv: list[str]) -> None:
-    if argv in (["-h"], ["--help"]):
+    if wants_help(argv):
         print((__doc__ or "").strip())
         return
     if argv:

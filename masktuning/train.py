@@ -19,12 +19,12 @@ Your own files (CSV, TSV, JSONL or Parquet), with an out-of-domain set of your o
     python -m masktuning.train --model_name_or_path roberta-base --alpha 0.3 --output_dir out \\
         --train_file train.csv --validation_file dev.csv --eval_files reviews=reviews.csv
 
-Two GPUs; and how a stopped run goes on:
+Two GPUs, and resuming a run that was stopped:
 
     torchrun --nproc_per_node=2 -m masktuning.train --task sst2 ... --output_dir out
     python -m masktuning.train --config out/config.yaml --resume_from_checkpoint
 
-A stopped demo goes on with --output_dir and --resume_from_checkpoint.
+A demo that was stopped is resumed with --output_dir and --resume_from_checkpoint.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
   --save_strategy --save_steps --save_total_limit --resume_from_checkpoint --label_smoothing_factor
 Methods: {methods}.
 A method has flags of its own; they are shown by python -m masktuning.train --method NAME --help
-Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags go over it.
+Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags take precedence.
 Without --task and --train_file the demo runs: plain fine-tuning and then Mask-tuning.
 """
 
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     if job.task.generated and "method" not in job.chosen:
         folder = str(job.folder / "finetuning")
         plain = ["--method", "finetuning", "--output_dir", folder]
-        jobs.insert(0, read_job([*argv, *plain], EMBEDDED))
+        jobs.insert(0, read_job([*argv, *plain], EMBEDDED, warn=False))
     if job.run.dry_run:
         for one in jobs:
             print(f"{one.task.name}, {one.training.method}:")

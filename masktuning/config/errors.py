@@ -1,4 +1,4 @@
-"""The error for everything that a user can mend, and how such errors are worded."""
+"""The exception for errors that a user can fix, and helpers that word them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UsageError(Exception):
-    """Something the user gave cannot be used; the message says what and how to mend it."""
+    """Something the user gave cannot be used; the message says what and how to fix it."""
 
 
 def one_line(error: Exception) -> str:

@@ -21,7 +21,8 @@ class ModelArguments:
         metadata={"help": "Checkpoint folder or hub id; the demo task brings its own."},
     )
     max_seq_length: int = field(
-        default=128, metadata={"help": "Longer texts are truncated, and how many is told."}
+        default=128,
+        metadata={"help": "Texts are truncated to this many tokens; a warning gives their number."},
     )
 
     def __post_init__(self) -> None:

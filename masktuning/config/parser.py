@@ -76,7 +76,7 @@ def parse(parser: Any, argv: Sequence[str], defaults: dict[str, Any]) -> tuple[A
     if unknown:
         flags = [word.split("=")[0] for word in unknown if word.startswith("-")]
         if not flags:
-            raise UsageError(f"what is {unknown[0]!r}? It follows no flag that takes it")
+            raise UsageError(f"unexpected argument {unknown[0]!r}")
         check_names([f.lstrip("-") for f in flags], known_names(parser), "flag")
         raise UsageError(f"unknown flag {flags[0]}")
     return tuple(parsed)

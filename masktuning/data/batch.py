@@ -23,13 +23,13 @@ class Batch:
     input_ids: Tensor
     """[B, L] int64, the original tokens."""
     labels: Tensor
-    """[B] int64; -100 for an example that counts for nothing."""
+    """[B] int64; -100 for an example that the losses ignore."""
     example_ids: Tensor
     """[B] int64, the rows of the training set; they determine the masks."""
     attention_mask: Tensor | None = None
     """[B, L], or None where nothing is padded."""
     token_type_ids: Tensor | None = None
-    """[B, L], for families that tell two texts apart by it."""
+    """[B, L], for families that distinguish the two texts of a pair by it."""
     maskable: Tensor | None = None
     """[B, L] bool, false for padding and special tokens; None if the method masks nothing."""
     offsets: Tensor | None = None
@@ -46,7 +46,7 @@ class Batch:
         return cls(**own, columns={k: v for k, v in values.items() if k not in NAMES})
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field that is there, with the method's columns among them."""
+        """All fields that are not None, then the method's columns."""
         values = {name: getattr(self, name) for name in NAMES}
         return {**{k: v for k, v in values.items() if v is not None}, **self.columns}
 
@@ -55,5 +55,7 @@ class Batch:
         return {"attention_mask": self.attention_mask, "token_type_ids": self.token_type_ids}
 
 
+OF_ROWS = ("input_ids", "labels", "attention_mask", "token_type_ids")
+"""Those that a tokenised row may hold; the others are made of the batch."""
 NAMES = tuple(one.name for one in fields(Batch) if one.name != "columns")
-"""Their names, a tensor first: Accelerate reads the size of a batch off its first value."""
+"""The field names, a tensor first: Accelerate reads a batch's size from its first value."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from masktuning.data.batch import NAMES
+from masktuning.data.batch import OF_ROWS
 
 Pad = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 
@@ -30,7 +30,7 @@ class PaddingCollator:
         self.pad = pad or DataCollatorWithPadding(tokenizer)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        kept = {*NAMES, "label"}
+        kept = {*OF_ROWS, "label"}
         rows = [{k: v for k, v in row.items() if k in kept} for row in features]
         example_ids = [row.get("example_id", -1) for row in features]
         batch = dict(self.pad(rows))
@@ -44,8 +44,8 @@ class PaddingCollator:
 class MaskPlan:
     """Decides which tokens of a batch may be masked, and how many of each example are.
 
-    Every token may be masked but padding and the tokenizer's special tokens (an [UNK] within the
-    text too). Of the n_i maskable tokens of example i,
+    All tokens may be masked except padding and special tokens; an [UNK] within the text counts as
+    special. Of the n_i maskable tokens of example i,
 
         k_i = min(n_i, max(min_per_example, (n_i * P + 2^31) >> 32)),  P = round(mask_rate * 2^32)
 

@@ -23,17 +23,6 @@ METHODS = {
     "span_cutoff": "masktuning.methods.span_cutoff:SpanCutoff",
     "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",
 }
-# What importing a module of another package may raise.
-_IMPORT_ERRORS = (
-    ImportError,
-    AttributeError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 
 
 def names() -> list[str]:
@@ -57,7 +46,7 @@ def method_class(name: str) -> type[Method]:
     where = f"the method {name!r} of the package {package} cannot be used"
     try:
         found = entry.load()
-    except _IMPORT_ERRORS as error:
+    except Exception as error:  # importing the code of another package may raise anything
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise UsageError(f"{where}: {entry.value} cannot be imported ({reason})") from None
     if problem := _problem(found):
@@ -76,7 +65,7 @@ def _others() -> dict[str, EntryPoint]:
 
 
 def _problem(found: Any) -> str:
-    """Which member of the interface a class lacks or has wrong; "" if it can be used."""
+    """Which member of the interface is missing or invalid in a class; "" if it can be used."""
     from masktuning.methods.base import FEATURES, Method
 
     for member in ("Options", "requires", "terms", "losses"):
@@ -85,12 +74,15 @@ def _problem(found: Any) -> str:
         ):
             return f"lacks the member {member!r}"
     if not (isinstance(found, type) and issubclass(found, Method)):
-        return "is no subclass of masktuning.methods.base.Method"
+        return "is not a subclass of masktuning.methods.base.Method"
     if not (isinstance(found.Options, type) and is_dataclass(found.Options)):
-        return "has a member 'Options' that is no dataclass"
+        return "has a member 'Options' that is not a dataclass"
+    required = [f.name for f in fields(found.Options) if f.default is f.default_factory]
+    if required:  # both are MISSING
+        return f"has a member 'Options' whose option {required[0]!r} has no default"
     if unknown := set(found.requires) - FEATURES:
         known = ", ".join(sorted(FEATURES))
         return f"has a member 'requires' with {sorted(unknown)[0]!r}; a model can give {known}"
     if not found.terms or isinstance(found.terms, str):
-        return "has a member 'terms' that is no list of the names of its losses"
+        return "has a member 'terms' that is not a tuple of the names of its losses"
     return ""

@@ -42,7 +42,7 @@ class Stage:
 
 
 class Method(nn.Module):
-    """Trains a model; subclasses say by which losses, options and columns.
+    """Base class of training methods; a subclass defines losses, options and columns.
 
     `losses` is the only member that every method must write. A method is registered by a line in
     methods/__init__.py, or by an entry point of another package.
@@ -55,7 +55,7 @@ class Method(nn.Module):
     """A dataclass whose fields are flags, keys of config.yaml and rows of the model card. If it
     has a method `check`, that raises ValueError for an option out of range."""
     requires: ClassVar[frozenset[str]] = frozenset()
-    """What the model must have, of `FEATURES`."""
+    """The members of `FEATURES` that the model must provide."""
     terms: ClassVar[tuple[str, ...]] = ("cls",)
     """The names of the losses that `losses` yields, in their order."""
     paper: ClassVar[str] = ""
@@ -85,14 +85,15 @@ class Method(nn.Module):
 
     @classmethod
     def stages(cls, options: Any) -> list[Stage]:
-        """The trainings that come before this one; each is kept, and a stopped one goes on."""
+        """The earlier trainings it needs; results are kept, and a stopped training is resumed."""
         return []
 
     def prepare(self, train: Any, cache: Path) -> Any:
         """The training set with what the method adds: columns or rows.
 
-        Called once, before training. `cache` is the folder with the results of the stages, where
-        the method may also keep what takes long to compute.
+        Called before training, in the first process and then in the others. It must keep nothing
+        on the method, since a hyper-parameter search goes on with new ones. `cache` is the folder
+        of the stages' results (it may not exist), where the method may keep what takes long.
         """
         return train
 
@@ -107,8 +108,8 @@ class Method(nn.Module):
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
         """Yields one loss per term; the step minimises their sum.
 
-        Each loss is back-propagated and its graph freed before the next is asked for. A loss that
-        needs no gradient only counts for the log.
+        Each loss is back-propagated and its graph freed before the next is asked for. A loss
+        without gradient is only logged.
         """
         raise NotImplementedError
 
@@ -131,21 +132,24 @@ class Method(nn.Module):
         labels: Tensor | None = None,
         *,
         losses: Iterator[Tensor] | None = None,
-        joint: bool = False,
         **columns: Any,
     ) -> Any:
         """Classifies texts; given the generator that `losses` returned, its next loss.
 
         The trainer calls the method through its wrapper (DDP, FSDP), which has to see each forward
-        pass; so the generator is resumed in here. With `joint` the sum of its losses is returned.
+        pass; so the generator is resumed in here.
 
         Raises:
             ValueError: if the generator yields fewer losses than the method has terms.
         """
         if losses is None:
             return self.model(input_ids, attention_mask, token_type_ids)
-        loss = sum(losses) if joint else next(losses, None)
-        if not isinstance(loss, Tensor):
+        return self.next_loss(losses)
+
+    def next_loss(self, losses: Iterator[Tensor]) -> Tensor:
+        """The next of the losses; ValueError if there are fewer of them than terms."""
+        loss = next(losses, None)
+        if loss is None:
             name = type(self).__name__
             raise ValueError(f"{name} yields fewer losses than its terms {', '.join(self.terms)}")
         return loss

@@ -1,4 +1,4 @@
-"""Mask-tuning (arXiv 2307.10457): classify what the masked LM made of the masked text.
+"""Mask-tuning (arXiv 2307.10457): train on texts whose masked tokens were replaced by predictions.
 
 Shapes: B examples (or 2 * B with the originals), L tokens, M masked positions, C classes.
 """
@@ -49,7 +49,7 @@ class MaskTuningOptions:
     )
     temperature: float = field(
         default=1.0,
-        metadata={"help": "Divides the logits of that draw; it needs --top_k above 1."},
+        metadata={"help": "Divides the logits of that draw; used only with --top_k above 1."},
     )
     include_original: bool = field(
         default=False,
@@ -59,7 +59,7 @@ class MaskTuningOptions:
     def check(self) -> None:
         """Raises ValueError for an option that is out of range, naming it."""
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}: it weighs two losses, from 0 to 1")
+            raise ValueError(f"alpha is {self.alpha}: give a number from 0 to 1")
         if not 0 < self.mask_rate <= 1:
             raise ValueError(f"mask_rate is {self.mask_rate}: give a share above 0, up to 1")
         if not 1 <= self.top_k <= 64:
@@ -117,7 +117,8 @@ class MaskTuning(Method):
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
         """alpha * L_MLM of pass A, then (1 - alpha) * L_FT of pass B."""
         alpha = self.options.alpha
-        with torch.set_grad_enabled(torch.is_grad_enabled() and alpha > 0):
+        # In one joint backward pass DDP and FSDP want a gradient, of 0, for the head as well.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (alpha > 0 or step.joint)):
             output, targets_M = self._masked_lm(batch, step.rng)
         yield alpha * step.mean(output.losses, over="masked")
         labels, labels_count = batch.labels, step.counts["labels"]
@@ -128,7 +129,6 @@ class MaskTuning(Method):
             labels_count = 2 * labels_count
         logits = self.model(ids, **texts).logits
         denominators = torch.stack([step.counts["masked"], labels_count])
-        # Only the two terms of the result are used: they are weighted where they are yielded.
         dual = dual_cross_entropy(
             output.losses.detach(), logits, labels, denominators, alpha, step.label_smoothing
         )
@@ -137,7 +137,8 @@ class MaskTuning(Method):
         # A drawn token may differ from a correct prediction, so the share is no accuracy then.
         name = "mlm_accuracy" if self.options.top_k == 1 else "same_token_share"
         step.log(loss_mlm=dual.mlm, loss_cls=dual.classification, **{name: share})
-        yield (1 - alpha) * dual.classification
+        # The joint loss without its first term, which has been yielded above.
+        yield dual.loss - (alpha * dual.mlm).detach()
 
     def perturb(self, batch: Batch, rng: Tensor) -> Tensor:
         """The texts with the masked LM's predictions in the places of the masked tokens."""

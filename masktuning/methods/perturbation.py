@@ -31,6 +31,10 @@ class Perturbation:
     temperature: float = 1.0
     """What the logits of that draw are divided by."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Its tensors leave the GPU where it is pickled, for the processes of a data loader."""
+        return vars(self.to(torch.device("cpu")))
+
     @property
     def device(self) -> torch.device:
         """Where its tensors are."""

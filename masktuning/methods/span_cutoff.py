@@ -15,7 +15,9 @@ from torch import Tensor
 from masktuning.data.batch import Batch
 from masktuning.methods.base import Method
 from masktuning.methods.step import Step
-from masktuning.ops.philox import STREAM_CUTOFF, draw_words
+from masktuning.ops.philox import draw_words
+
+STREAM_CUTOFF = 3  # of random numbers, for where the span begins; 0 to 2 belong to the ops
 
 
 @dataclass
@@ -36,7 +38,8 @@ class SpanCutoffOptions:
     divergence: str = field(
         default="js",
         metadata={
-            "help": "Jensen-Shannon, or with its arguments swapped as in the authors' code.",
+            "help": "js: Jensen-Shannon; swapped: the arguments of both of its terms exchanged, as "
+            "in the authors' code.",
             "choices": ["js", "swapped"],
         },
     )

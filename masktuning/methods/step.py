@@ -1,4 +1,4 @@
-"""What a method is told of the optimiser step that its micro-batch belongs to.
+"""What a method receives about the optimiser step that its micro-batch belongs to.
 
 Shapes: B examples, C classes.
 """
@@ -22,15 +22,21 @@ class Step:
             optimiser step and divided by the number of processes (since the processes' gradients
             are averaged). Means over them are means over the whole optimiser step.
         label_smoothing: of the cross-entropy, from 0 to below 1.
+        joint: whether one backward pass serves all losses, so that every parameter must take part.
         logged: what the method logged, by name.
     """
 
     def __init__(
-        self, rng: Tensor, counts: dict[str, Tensor], label_smoothing: float = 0.0
+        self,
+        rng: Tensor,
+        counts: dict[str, Tensor],
+        label_smoothing: float = 0.0,
+        joint: bool = False,
     ) -> None:
         self.rng = rng
         self.counts = counts
         self.label_smoothing = label_smoothing
+        self.joint = joint
         self.logged: dict[str, Tensor] = {}
 
     def mean(self, values: Tensor, over: str = "labels") -> Tensor:
@@ -41,7 +47,8 @@ class Step:
         return mean_over(values.sum(), self.counts[over])
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The share of the optimiser step's mean cross-entropy; labels of -100 count for nothing.
+        """The share of the optimiser step's mean cross-entropy; examples with label -100 are
+        ignored.
 
         Args:
             logits: [B, C] float.
@@ -59,10 +66,11 @@ class Step:
         return dual.loss
 
     def log(self, **values: Tensor) -> None:
-        """Logs this micro-batch's shares of means: the log shows their sum over each step.
+        """Logs this micro-batch's contributions to means over the optimiser step.
 
-        Nothing waits for the device; the values are averaged over the steps between two lines of
-        the log. A method that logs `loss_<term>` replaces the value that it yielded for this term.
+        The log shows their sums, averaged over the steps between two of its lines; nothing waits
+        for the device. A value `loss_<term>` replaces the one that was yielded for this term. The
+        names must be the same in every micro-batch.
         """
         self.logged.update({name: value.detach() for name, value in values.items()})
 

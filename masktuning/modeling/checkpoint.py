@@ -33,7 +33,7 @@ def save_checkpoint(
     state: dict[str, Tensor],
     parts: dict[str, dict[str, Tensor]],
 ) -> None:
-    """Writes the classifier with the weights `state`, and each of `parts` that has weights.
+    """Writes the classifier with the weights `state`, and each of `parts`.
 
     The final checkpoint of a run and the weights in its checkpoint-N folders are written here; what
     else Trainer needs to resume it writes itself.
@@ -46,9 +46,9 @@ def save_checkpoint(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as partial:
         classifier.save_pretrained(partial, state_dict=state)
         for part in PARTS:
-            if tensors := parts.get(part):
+            if part in parts:
                 part_file(partial, part).parent.mkdir()
-                contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                contiguous = {name: tensor.contiguous() for name, tensor in parts[part].items()}
                 save_file(contiguous, part_file(partial, part), {"format": "pt"})
                 (folder / part).mkdir(exist_ok=True)
             else:
@@ -71,7 +71,7 @@ def load_part(folder: str | Path, part: str, module: nn.Module, names: list[str]
 
 
 def own_names(head: nn.Module, classifier: nn.Module) -> list[str]:
-    """The tensors of `head`, each once, that are not the classifier's too (as tied ones are)."""
+    """The names of the tensors of `head` that it does not share with the classifier, each once."""
     seen = {tensor.data_ptr() for tensor in classifier.state_dict().values()}
     names = []
     for name, tensor in head.state_dict().items():

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 
 def embedding_layer(encoder: nn.Module) -> nn.Module | None:
-    """The module whose output [B, L, H] enters an encoder's first layer, or None if it has none."""
+    """The module whose output [B, L, H] enters an encoder's first layer, or None if it has none.
+
+    A bare nn.Embedding is none: the encoder adds positions and normalises after it.
+    """
     layer = getattr(encoder, "embeddings", None)
-    return layer if isinstance(layer, nn.Module) else None
+    return layer if isinstance(layer, nn.Module) and not isinstance(layer, nn.Embedding) else None
 
 
 @contextmanager

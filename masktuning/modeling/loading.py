@@ -42,8 +42,8 @@ UNSUPPORTED = {
     "reformer": "in training it takes texts of one length only, that of its position table",
     "tapas": "it reads tables, not texts",
     "layoutlm": "it reads pages with a place for each word, not texts",
-    "modernvbert": "it reads images beside texts",
-    "ultravbert": "it reads images beside texts",
+    "modernvbert": "it reads images alongside texts",
+    "ultravbert": "it reads images alongside texts",
 }
 
 

@@ -174,9 +174,10 @@ class MaskTuningModel(nn.Module):
             method: the weights of a training method that are not this model's.
         """
         state = self.state_dict() if state_dict is None else state_dict
-        head = {name: state[f"mlm_head.mlm.{name}"] for name in self._head_names}
-        classifier = starting_with("classifier.", state)
-        save_checkpoint(folder, self.classifier, classifier, {HEAD: head, METHOD: method or {}})
+        parts = {METHOD: method} if method else {}
+        if self.mlm_head is not None:
+            parts[HEAD] = {name: state[f"mlm_head.mlm.{name}"] for name in self._head_names}
+        save_checkpoint(folder, self.classifier, starting_with("classifier.", state), parts)
 
     def load_weights(self, folder: str | Path) -> None:
         """Loads in place what `save_pretrained` wrote.

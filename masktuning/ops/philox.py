@@ -16,7 +16,6 @@ from torch import Tensor
 STREAM_MASKING = 0  # which tokens are masked
 STREAM_SUBSTITUTION = 1  # which of the top-k predictions is drawn
 STREAM_CORRUPTION = 2  # mask, random token or original (80/10/10)
-STREAM_CUTOFF = 3  # where the span begins that Span Cutoff cuts out
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainingArguments
 
 from masktuning.config.errors import UsageError
+from masktuning.config.options import DataArguments, ModelArguments, RunArguments
 from masktuning.methods import method_class
 from masktuning.methods.choice import MethodChoice
 from masktuning.methods.mask_tuning import MaskTuningOptions
@@ -23,19 +24,22 @@ logger = logging.getLogger(__name__)
 class MethodArguments(MethodChoice, TrainingArguments):
     """Every field of TrainingArguments, the method and the back end.
 
-    Defaults differ from TrainingArguments' where the collator drops the raw columns, NaN losses
-    must show, short runs must log too, each process makes its own batches, and copies to the device
-    overlap with the computation.
+    Some defaults differ from those of TrainingArguments. `remove_unused_columns` and
+    `logging_nan_inf_filter` are False and `logging_steps` is 0.02, as their help texts explain;
+    `accelerator_config` lets each process make its own batches (`dispatch_batches` False) and,
+    with a GPU, copies them while it computes (`non_blocking` True).
 
     Raises:
         ValueError: for an option that is out of range, naming it.
     """
 
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Unneeded: the collator drops what no model reads."}
+        default=False,
+        metadata={"help": "Not needed: the collator drops columns that no model reads."},
     )
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hides NaN losses and waits for the device every step."}
+        default=False,
+        metadata={"help": "Would hide NaN losses, and wait for the device in every step."},
     )
     logging_steps: float = field(
         default=0.02, metadata={"help": "Log every so many steps, or this share of all steps."}
@@ -81,15 +85,19 @@ def arguments_for(method: str) -> type[MethodArguments]:
     options = method_class(method).Options
     if options is MaskTuningOptions:
         return MaskTuningArguments
-    taken = {f.name for f in fields(MethodArguments)} & {f.name for f in fields(options)}
-    if taken:
+    others = (ModelArguments, DataArguments, RunArguments)
+    reserved = {*dir(MethodArguments), *(f.name for group in others for f in fields(group))}
+    if taken := reserved & {f.name for f in fields(options)}:
         raise UsageError(
-            f"the method {method!r} has an option {sorted(taken)[0]!r}, which is already one of "
-            "TrainingArguments"
+            f"the method {method!r} has an option {sorted(taken)[0]!r}, a name that is already one "
+            "of TrainingArguments or of the command"
         )
     choice = next(f for f in fields(MethodChoice) if f.name == "method")
     own = ("method", str, field(default=method, metadata=dict(choice.metadata)))
-    made: Any = make_dataclass("MethodArguments", [own], bases=(options, MethodArguments))
+    # Options may have a __post_init__ of its own, which must not hide that of the arguments.
+    namespace = {"__post_init__": MethodArguments.__post_init__}
+    bases = (options, MethodArguments)
+    made: Any = make_dataclass("MethodArguments", [own], bases=bases, namespace=namespace)
     return made
 
 
@@ -112,8 +120,7 @@ def use_one_gpu(args: MethodArguments) -> None:
     """Trainer would use every GPU of one process through DataParallel, which is slower."""
     if args.n_gpu > 1:
         logger.warning(
-            "%d GPUs are here and one is used; start with `torchrun --nproc_per_node=%d` to use "
-            "them all",
+            "Only one of %d GPUs is used; start with `torchrun --nproc_per_node=%d` to use all",
             args.n_gpu,
             args.n_gpu,
         )

@@ -18,7 +18,7 @@ Backward = Callable[[Tensor, str], None]
 def backward_each(
     model: Any, method: Method, losses: Iterator[Tensor], backward: Backward
 ) -> dict[str, Tensor]:
-    """Asks for each loss and back-propagates it before the next; their values by their terms.
+    """Back-propagates each loss before it asks for the next; returns their values by term.
 
     `model` is the method in its wrapper, if it has one. Under DDP only the last backward pass
     averages the gradients of the processes.
@@ -35,17 +35,38 @@ def backward_each(
             if loss.requires_grad:
                 backward(loss, term)
         values[term] = loss.detach()
-    for _ in losses:
-        name = type(method).__name__
-        raise ValueError(f"{name} yields more losses than its terms {', '.join(method.terms)}")
+    if next(losses, None) is not None:
+        raise ValueError(_too_many(method))
     return values
 
 
-def backward_joint(model: Any, losses: Iterator[Tensor], backward: Backward) -> Tensor:
-    """Back-propagates the sum of all losses at once; its value.
+def backward_joint(
+    model: Any, method: Method, losses: Iterator[Tensor], backward: Backward
+) -> dict[str, Tensor]:
+    """Back-propagates the sum of all losses at once; returns their values by term.
 
-    For wrappers that allow one backward pass per forward pass only, such as FSDP.
+    For wrappers that allow only one backward pass per forward pass, such as FSDP.
+
+    Raises:
+        ValueError: if the method yields another number of losses than it has terms.
     """
-    loss = model(losses=losses, joint=True)
-    backward(loss, "")
-    return loss.detach()
+    values: dict[str, Tensor] = {}
+
+    def summed() -> Iterator[Tensor]:
+        total = None
+        for term in method.terms:
+            loss = method.next_loss(losses)
+            values[term] = loss.detach()
+            total = loss if total is None else total + loss
+        if next(losses, None) is not None:
+            raise ValueError(_too_many(method))
+        assert total is not None
+        yield total
+
+    backward(model(losses=summed()), "")
+    return values
+
+
+def _too_many(method: Method) -> str:
+    name = type(method).__name__
+    return f"{name} yields more losses than its terms {', '.join(method.terms)}"

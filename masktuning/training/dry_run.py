@@ -8,13 +8,26 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from masktuning.config.errors import UsageError
+from masktuning.methods import method_class
+from masktuning.training.arguments import method_options
 from masktuning.training.build import build_trainer, planned_steps, training_examples
 from masktuning.training.job import TrainingJob
 
 
 def dry_run(job: TrainingJob, folder: str) -> None:
-    """Takes four steps and one batch of every set in `folder`, and prints a time estimate."""
+    """Takes four steps and one batch of every set in `folder`, and prints a time estimate.
+
+    Raises:
+        UsageError: for a job that cannot be run, or whose method needs earlier trainings.
+    """
     args = job.training
+    stages = method_class(args.method).stages(method_options(args))
+    if stages:
+        names = ", ".join(stage.name for stage in stages)
+        raise UsageError(
+            f"--dry_run cannot estimate {args.method}, which needs earlier trainings first: {names}"
+        )
     steps_wanted = args.max_steps
     args.output_dir, args.max_steps = folder, 4
     evaluates = args.eval_strategy == "epoch"
@@ -41,7 +54,7 @@ def dry_run(job: TrainingJob, folder: str) -> None:
         share = (time.perf_counter() - start) * len(data) / len(first)
         seconds += share * (1 + epochs if texts.role == "dev" else 1)
         print(f"{texts.name}: {len(data)} examples, {share:.1f} s")
-    print(f"all in all about {seconds / 60:.1f} minutes without checkpoints; nothing was kept")
+    print(f"estimated total: {seconds / 60:.1f} minutes without checkpoints; nothing was kept")
 
 
 class _StepClock(TrainerCallback):

@@ -67,31 +67,41 @@ class TrainingJob:
             )
 
 
-def read_job(arguments: list[str], embedded: Path) -> TrainingJob:
-    """The job of the flags `arguments`, which go over the YAML file, the task and the defaults.
+def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> TrainingJob:
+    """The job of the flags `arguments`, which take precedence over the YAML file and the task.
+
+    Args:
+        arguments: the words of the command line.
+        embedded: the checkpoint of generated tasks.
+        warn: whether to name options that the method does not have.
 
     Raises:
-        UsageError: for anything in them that does not fit.
+        UsageError: for an invalid option.
     """
     argv = underscored(arguments)
     early = _read_early(argv)
     file = read_yaml(early.config) if early.config else {}
     name = _task_name(early, file)
-    method = early.method or file.get("method") or MethodChoice.method
+    task = None if name is None else load_task(name)
+    settings = {} if task is None else task.settings
+    method = early.method or file.get("method") or settings.get("method") or MethodChoice.method
     # Seconds of imports, after the errors that need none.
     from masktuning.training.arguments import MaskTuningArguments, arguments_for
 
-    # An unknown method is the parser's to name.
+    # The parser reports an unknown method.
     training_class = arguments_for(method) if method in names() else MaskTuningArguments
     groups = [ModelArguments, DataArguments, training_class, RunArguments]
     parser = build_parser(None, "", groups)
     others = _options_of_others(known_names(parser))
-    task = None if name is None else load_task(name, known_names(parser) | others.keys())
+    if name is not None:
+        load_task(name, known_names(parser) | others)  # now that the settings' names are known
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":  # without a value it is the newest one
             action.nargs, action.const = "?", "last"
-    argv, file = _without_others(argv, file, others, method)
-    settings = {} if task is None else task.settings
+    argv, file, unused = _without_others(argv, file, others)
+    if unused and warn:
+        listed = ", ".join(f"--{name}" for name in unused)
+        logger.warning("%s is not used: the method %s has no such option", listed, method)
     own_settings = {k: v for k, v in settings.items() if k not in others}
     defaults = {**DEFAULTS, **own_settings, **file}
     words = {word.split("=")[0] for word in argv}
@@ -111,8 +121,9 @@ def read_job(arguments: list[str], embedded: Path) -> TrainingJob:
 
 
 def read_method(arguments: list[str]) -> str | None:
-    """The method that the flags name."""
-    return _read_early(underscored(arguments)).method
+    """The method that the flags name, or the YAML file that they name."""
+    early = _read_early(underscored(arguments))
+    return early.method or (read_yaml(early.config).get("method") if early.config else None)
 
 
 def _read_early(argv: Sequence[str]) -> Namespace:
@@ -125,39 +136,30 @@ def _read_early(argv: Sequence[str]) -> Namespace:
 
 
 def _task_name(early: Namespace, file: Mapping[str, Any]) -> str | None:
-    """The task to load, or None for data of the user's own; a wrong name is told at once."""
+    """The task to load, or None for data of the user's own."""
     name = early.task or file.get("task")
     own = early.train_file or file.get("train_file")
     hub = early.dataset_name or file.get("dataset_name")
     if sum(map(bool, (name, own, hub))) > 1:
         raise UsageError("--task, --train_file and --dataset_name exclude each other: give one")
-    if name and not name.endswith((".yaml", ".yml")):
-        load_task(name)
     return None if own or hub else name or "demo"
 
 
-def _options_of_others(known: set[str]) -> dict[str, list[str]]:
-    """Options that this run does not have, each with the methods that do."""
-    found: dict[str, list[str]] = {}
-    for method, options in options_by_method().items():
-        for option in sorted(options - known):
-            found.setdefault(option, []).append(method)
-    return found
+def _options_of_others(known: set[str]) -> set[str]:
+    """The options of other methods that this run does not have."""
+    return {option for options in options_by_method().values() for option in options - known}
 
 
 def _without_others(
-    argv: Sequence[str], file: Mapping[str, Any], others: Mapping[str, Any], method: str
-) -> tuple[list[str], dict[str, Any]]:
-    """The flags and the file without options of other methods, which are named in one warning."""
+    argv: Sequence[str], file: Mapping[str, Any], others: set[str]
+) -> tuple[list[str], dict[str, Any], list[str]]:
+    """The flags and the file without the options of other methods, and the names of those."""
     parser = FlagParser()
-    for option in others:
+    for option in sorted(others):
         parser.add_argument(f"--{option}", nargs="?", const=True)
     found, rest = parser.parse_known_args(argv)
-    given = {k for k, v in vars(found).items() if v is not None} | (file.keys() & others.keys())
-    if given:
-        listed = ", ".join(f"--{name}" for name in sorted(given))
-        logger.warning("%s is not used: the method %s has no such option", listed, method)
-    return rest, {k: v for k, v in file.items() if k not in others}
+    unused = {k for k, v in vars(found).items() if v is not None} | (file.keys() & others)
+    return rest, {k: v for k, v in file.items() if k not in others}, sorted(unused)
 
 
 def _check_data_flags(data: DataArguments, task: Task | None) -> None:

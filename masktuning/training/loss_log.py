@@ -17,12 +17,20 @@ class LossLog:
         self.sums: Tensor | None = None
         self.steps = 0
         self.norms: dict[str, Tensor] = {}
+        self.all_names: set[str] = set()
+        """Every name that has been in the log."""
 
     def add(self, values: Mapping[str, Tensor], ends_step: bool) -> None:
         """Adds a micro-batch's values; `ends_step` if it is the last of its optimiser step.
 
-        A method logs the same names in every micro-batch.
+        Raises:
+            ValueError: if the names are not those of the micro-batch before.
         """
+        if self.sums is not None and list(values) != self.names:
+            raise ValueError(
+                f"a method must log the same names in every micro-batch, not {list(values)} "
+                f"after {self.names}"
+            )
         stacked = torch.stack([value.float() for value in values.values()])
         self.names = list(values)
         self.sums = stacked if self.sums is None else self.sums + stacked
@@ -37,4 +45,5 @@ class LossLog:
         logs = {name: mean / self.steps for name, mean in zip(self.names, means, strict=True)}
         logs |= {f"grad_norm_{term}": norm.item() for term, norm in self.norms.items()}
         self.sums, self.steps, self.norms = None, 0, {}
+        self.all_names |= logs.keys()
         return logs

@@ -27,5 +27,8 @@ class MethodCollator:
 
     def __getstate__(self) -> dict[str, Any]:
         light = copy.copy(self.method)
-        light.__dict__ = {**vars(light), "_modules": {}, "_parameters": {}, "_buffers": {}}
+        # Accelerate replaces `forward` and keeps the original, both of which hold the model.
+        forwards = ("forward", "_original_forward")
+        kept = {name: value for name, value in vars(light).items() if name not in forwards}
+        light.__dict__ = {**kept, "_modules": {}, "_parameters": {}, "_buffers": {}}
         return {"pad": self.pad, "method": light}

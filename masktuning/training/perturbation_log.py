@@ -57,7 +57,7 @@ class PerturbationLog(TrainerCallback):
         batch = Batch.from_dict(trainer._prepare_inputs(trainer.collate(rows)))
         method = trainer.method
         method.eval()
-        with trainer.compute_loss_context_manager():
+        with trainer.accelerator.autocast():  # as in the forward passes of training
             perturbed = method.perturb(batch, torch.tensor([args.seed, epoch], device=args.device))
         method.train()
         if perturbed is None:

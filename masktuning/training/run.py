@@ -21,8 +21,6 @@ from masktuning.training.perturbation_log import PerturbationLog
 from masktuning.training.stages import pending_stages
 from masktuning.training.trainer import MaskTuningTrainer
 
-_OF_TRAINER = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
-
 
 def run(job: TrainingJob, summary: bool = True) -> list[SetResult]:
     """Trains, evaluates every set, and writes the run folder.
@@ -35,12 +33,14 @@ def run(job: TrainingJob, summary: bool = True) -> list[SetResult]:
         What was measured; nothing in processes other than the first.
 
     Raises:
-        UsageError: for data, a model or a folder that cannot be used; nothing is written then.
+        UsageError: for data, a model or a folder that cannot be used; apart from the stages of a
+            method, nothing is written then.
     """
     job.check_processes()
     resume = check_folder(job)
     for stage in pending_stages(job, fresh=resume is None):
-        print(f"first, for {job.training.method}: {stage.training.method}, into {stage.folder}")
+        if job.training.process_index == 0:
+            print(f"stage of {job.training.method}: {stage.training.method}, into {stage.folder}")
         run(stage, summary=False)
     trainer, sets = build_trainer(job)
     trainer.add_callback(_WriteConfig(job, fresh=resume is None))
@@ -86,7 +86,7 @@ def _write_results(
 ) -> dict[str, Any]:
     """Writes all_results.json, trainer_state.json and the model card; returns the metrics."""
     examples = training_examples(sets)
-    means = _means(trainer.state.log_history)
+    means = _means(trainer.state.log_history, trainer.logged_names)
     metrics: dict[str, Any] = {**trained, **means, "train_samples": examples}
     for result in results:
         metrics.update(result.as_metrics())
@@ -96,9 +96,8 @@ def _write_results(
     return metrics
 
 
-def _means(logs: list[dict[str, float]]) -> dict[str, float]:
+def _means(logs: list[dict[str, float]], names: set[str]) -> dict[str, float]:
     """The means over the log of what the method logged, and of its gradients' norms."""
-    names = {name for log in logs if "loss" in log for name in log if name not in _OF_TRAINER}
     found = {name: [log[name] for log in logs if name in log] for name in sorted(names)}
     return {f"train_{name}": sum(values) / len(values) for name, values in found.items()}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import TrainingArguments
 
 from masktuning.config.errors import UsageError
 from masktuning.evaluation.aggregate import RUN_RESULTS as RESULTS
@@ -52,7 +53,9 @@ def check(folder: Path, resume: str | None, overwrite: bool, mlm_head: bool) -> 
                 "first one, start it again with --overwrite"
             )
         if mlm_head and not (found / HEAD).is_dir():
-            raise UsageError(f"{found} has no {HEAD}/: its run had another method; give that one")
+            raise UsageError(
+                f"{found} has no {HEAD}/: its run had another method; resume with that one"
+            )
         return str(found)
     if holds_run(folder):
         if not overwrite:
@@ -87,7 +90,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def step_of(checkpoint: str) -> int:
-    """After how many optimiser steps a whole checkpoint was written."""
+    """The number of optimiser steps after which a whole checkpoint was written."""
     return json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))["global_step"]
 
 
@@ -104,6 +107,7 @@ def config_text(job: TrainingJob) -> str:
     """
     method = method_class(job.training.method).Options
     own = {f.name for group in (method, MethodChoice) for f in fields(group)}
+    secrets = {f.name for f in fields(TrainingArguments) if f.name.endswith("_token")}
     options = {
         f.name: _plain(getattr(job.training, f.name))
         for f in fields(job.training)
@@ -119,7 +123,7 @@ def config_text(job: TrainingJob) -> str:
     kept = {
         name: value
         for name, value in options.items()
-        if name not in _OF_THIS_CALL and not name.endswith("_token") and value is not None
+        if name not in secrets.union(_OF_THIS_CALL) and value is not None
     }
     return _MARK + yaml.safe_dump(kept, sort_keys=True, allow_unicode=True)
 

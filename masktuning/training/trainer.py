@@ -92,8 +92,8 @@ class MaskTuningTrainer(Trainer):
             collator = PaddingCollator(tokenizer, data_collator)
         method = None if model is None else self._method_around(model)
         train_dataset = with_example_ids(train_dataset)
-        if method is not None and train_dataset is not None:
-            train_dataset = method.prepare(train_dataset, self.stages_folder)
+        if method is not None:
+            train_dataset = self._prepared(method, train_dataset)
         super().__init__(
             model=method,
             args=args,
@@ -104,8 +104,8 @@ class MaskTuningTrainer(Trainer):
             compute_metrics=compute_metrics or accuracy,
             **kwargs,
         )
-        if method is None and train_dataset is not None:  # Trainer has called model_init
-            self.train_dataset = self.method.prepare(train_dataset, self.stages_folder)
+        if method is None:  # Trainer has called model_init
+            self.train_dataset = self._prepared(self.method, train_dataset)
         self.model_accepts_loss_kwargs = False
         self._rng: Tensor | None = None
         self._epoch = -1
@@ -117,6 +117,11 @@ class MaskTuningTrainer(Trainer):
     def method(self) -> Method:
         """The method, without the wrapper of DDP, FSDP or DeepSpeed."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def logged_names(self) -> set[str]:
+        """What the method has logged, and the norms of its gradients."""
+        return self._log.all_names
 
     @property
     def stages_folder(self) -> Path:
@@ -167,19 +172,15 @@ class MaskTuningTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         counts = self._counts([inputs]) if num_items_in_batch is None else num_items_in_batch
         named = dict(zip(self._count_names, counts.unbind(), strict=True))
-        step = Step(self._current_rng(), named, self.args.label_smoothing_factor)
-        method = self.method
+        method, several = self.method, len(self.method_class.terms) > 1
+        joint = several and not self._allows_backward_passes(model)
+        step = Step(self._current_rng(), named, self.args.label_smoothing_factor, joint)
         losses = method.losses(Batch.from_dict(inputs), step)
-        apart = len(method.terms) > 1 and self._allows_backward_passes(model)
-        if self._norms is None and apart and logs_step(self.args, self.state):
+        if self._norms is None and several and not joint and logs_step(self.args, self.state):
             self._norms = GradientNorms(model.parameters(), method.terms)
-        values: dict[str, Tensor] = {}
         with self.compute_loss_context_manager():
-            if apart or len(method.terms) == 1:
-                values = backward_each(model, method, losses, self._backward)
-                loss = torch.stack([*values.values()]).sum()
-            else:
-                loss = backward_joint(model, losses, self._backward)
+            backward_all = backward_joint if joint else backward_each
+            values = backward_all(model, method, losses, self._backward)
         ends_step = self.accelerator.gradient_state.sync_gradients
         terms = {f"loss_{term}": value for term, value in values.items()}
         self._log.add({**terms, **step.logged}, ends_step)
@@ -187,7 +188,7 @@ class MaskTuningTrainer(Trainer):
             scaler = self.accelerator.scaler
             self._log.norms = self._norms.finish(1.0 if scaler is None else scaler.get_scale())
             self._norms = None
-        return loss
+        return torch.stack([*values.values()]).sum()
 
     def compute_loss(
         self,
@@ -212,6 +213,13 @@ class MaskTuningTrainer(Trainer):
             head = "mlm_head" in self.method_class.requires
             model = MaskTuningModel.from_classifier(model, mlm_head=head)
         return self.method_class(model, self.tokenizer, method_options(self.options))
+
+    def _prepared(self, method: Method, dataset: Any) -> Any:
+        """The training set with the method's columns; the first process prepares it first."""
+        if dataset is None:
+            return None
+        with self.options.main_process_first(desc="preparing the training set"):
+            return method.prepare(dataset, self.stages_folder)
 
     def _counts(self, batches: list[dict[str, Any]]) -> Tensor:
         counts = [self.method.counts(Batch.from_dict(batch)) for batch in batches]

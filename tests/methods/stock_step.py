@@ -30,15 +30,14 @@ def run_step(model, batch, alpha, apart=True, counts=None, **options):
     method = MaskTuning(model.train(), tiny_tokenizer(), MaskTuningOptions(alpha, **options))
     counts = counts or [batch["num_masked"], len(batch["labels"])]
     named = dict(zip(("masked", "labels"), torch.tensor(counts).float().unbind(), strict=True))
-    losses = method.losses(Batch.from_dict(batch), Step(torch.tensor([SEED, EPOCH]), named))
+    step = Step(torch.tensor([SEED, EPOCH]), named, joint=not apart)
+    losses = method.losses(Batch.from_dict(batch), step)
 
     def backward(loss, term):
         loss.backward()
 
-    if apart:
-        loss = sum(backward_each(method, method, losses, backward).values())
-    else:
-        loss = backward_joint(method, losses, backward)
+    backward_all = backward_each if apart else backward_joint
+    loss = sum(backward_all(method, method, losses, backward).values())
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return float(loss), gradients
 

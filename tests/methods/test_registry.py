@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from masktuning.config.errors import UsageError
 from masktuning.methods import METHODS, method_class, names, options_by_method
 from masktuning.methods.base import FEATURES, Method
+from masktuning.training.backward import backward_each, backward_joint
 
 # A method with an option, a parameter of its own, a column, two losses, an earlier stage, advice.
 SCALED = """
@@ -91,10 +92,13 @@ def files(tmp_path_factory):
     return folder
 
 
-def train(folder, *words, expect=0):
+def train(folder, *words, expect=0, processes=1):
     """`python -m masktuning.train` where the packages in `folder` are installed."""
     usual = {"model_name_or_path": "model", "train_file": "train.csv", "validation_file": "dev.csv"}
     command = [sys.executable, "-m", "masktuning.train", "--use_cpu", "true", *words]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command = [*launcher, "--nproc_per_node", str(processes), *command[1:]]
     for name, value in usual.items():
         command += [f"--{name}", value]
     environment = {
@@ -115,7 +119,7 @@ def test_a_method_of_another_package_works_like_ours(files):
     words = ("--method", "scaled", "--max_steps", "4", "--logging_steps", "1", "--save_steps", "2")
     done = train(files, *words, "--strength", "0.25", "--output_dir", "out")
     out = files / "out"
-    assert "first, for scaled: finetuning, into out/stages/teacher" in done.stdout
+    assert "stage of scaled: finetuning, into out/stages/teacher" in done.stdout
     assert "the scale's loss was" in done.stdout
     assert "strength: 0.25" in (out / "config.yaml").read_text()
     card = (out / "README.md").read_text()
@@ -139,12 +143,12 @@ def test_stages_and_own_parameters_survive_a_stop(files):
     checkpoint = str(whole / "checkpoint-2")
     kept = {n: (whole / n).read_bytes() for n in ("model.safetensors", "method/model.safetensors")}
     done = train(files, *words, "--output_dir", "whole", "--resume_from_checkpoint", checkpoint)
-    assert "first, for" not in done.stdout
+    assert "stage of" not in done.stdout
     assert (whole / "stages" / "teacher" / "all_results.json").stat().st_mtime_ns == teacher
     for name, content in kept.items():
         assert (whole / name).read_bytes() == content, name
     done = train(files, *words, "--output_dir", "whole", "--overwrite")
-    assert "first, for scaled" in done.stdout  # begun anew: the stage too
+    assert "stage of scaled" in done.stdout  # begun anew: the stage too
 
 
 def test_the_method_of_the_page_on_extending(files):
@@ -197,12 +201,22 @@ def test_its_help_and_its_checks(files):
             "wanting_one:Method",
             "'requires' with 'telepathy'; a model can give embeddings, mlm_head",
         ),
+        ("odd", "raise KeyError('something')\n", "odd_one:Method", "KeyError: 'something'"),
+        (
+            "needy",
+            "from dataclasses import dataclass\n"
+            "from masktuning.methods.base import Method as M\n"
+            "@dataclass\nclass O:\n    size: int\n"
+            "class Method(M):\n    Options = O\n    def losses(self, batch, step): pass\n",
+            "needy_one:Method",
+            "'Options' whose option 'size' has no default",
+        ),
         (
             "plain",
             "from masktuning.methods.base import Method as M\nclass Method(M):\n"
             "    Options = dict\n    def losses(self, batch, step): pass\n",
             "plain_one:Method",
-            "'Options' that is no dataclass",
+            "'Options' that is not a dataclass",
         ),
     ],
 )
@@ -220,6 +234,27 @@ def test_a_broken_package_is_one_line_and_the_others_work(
         assert issubclass(method_class(ours), Method)
 
 
+def test_dry_run_says_that_stages_come_first(files):
+    done = train(files, "--method", "scaled", "--dry_run", "--output_dir", "dry", expect=2)
+    assert done.stderr.count("\n") == 1
+    assert "--dry_run cannot estimate scaled, which needs earlier trainings first: teacher" in (
+        done.stderr
+    )
+
+
+def test_two_processes_with_one_backward_pass(files):
+    """Where DDP allows one backward pass only, the losses are summed and logged all the same."""
+    words = ("--max_steps", "2", "--logging_steps", "1", "--output_dir", "joint")
+    words += ("--ddp_find_unused_parameters", "false", "--ddp_backend", "gloo")
+    train(files, "--method", "scaled", *words, processes=2)
+    logs = json.loads((files / "joint" / "trainer_state.json").read_text())["log_history"]
+    first = next(log for log in logs if "loss_scale" in log)
+    assert first["loss_scale"] == pytest.approx(0.5, rel=1e-5) and "grad_norm_scale" not in first
+    assert first["loss"] == pytest.approx(first["loss_cls"] + 0.5, rel=1e-3)
+    out = ("--output_dir", "alpha_0", "--alpha", "0", *words[:4], *words[6:])
+    train(files, "--method", "mask_tuning", *out, processes=2)
+
+
 def test_a_broken_package_ends_the_command_with_2(files, tmp_path):
     install(tmp_path, "somebodys-broken", "import no_such_package\n", "broken_one:Method")
     for path in tmp_path.iterdir():
@@ -231,18 +266,20 @@ def test_a_broken_package_ends_the_command_with_2(files, tmp_path):
     train(files, "--method", "finetuning", "--max_steps", "1", "--output_dir", "plain")
 
 
-def test_an_option_with_a_name_of_trainer_s_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("option", ["seed", "config", "device", "max_train_samples"])
+def test_an_option_with_a_name_of_trainer_s_is_refused(tmp_path, monkeypatch, option):
     from masktuning.training.arguments import arguments_for
 
     code = (
         "from dataclasses import dataclass\nfrom masktuning.methods.base import Method as M\n"
-        "@dataclass\nclass O:\n    seed: int = 3\n"
+        f"@dataclass\nclass O:\n    {option}: int = 3\n"
         "class Method(M):\n    Options = O\n    def losses(self, batch, step): pass\n"
     )
-    install(tmp_path, "somebodys-seeded", code, "seeded_one:Method")
+    name = f"reusing_{option}"
+    install(tmp_path, f"somebodys-{name}", code, f"{name}_one:Method")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UsageError, match="'seeded' has an option 'seed', which is already one"):
-        arguments_for("seeded")
+    with pytest.raises(UsageError, match=f"has an option '{option}', a name that is already one"):
+        arguments_for(name)
 
 
 def test_an_unknown_method_is_named_with_the_nearest():
@@ -258,13 +295,13 @@ def test_our_methods_have_the_interface(name):
     assert options_by_method()[name] == set(found.Options.__dataclass_fields__)
 
 
+@pytest.mark.parametrize("backward_all", [backward_each, backward_joint])
 @pytest.mark.parametrize("count", [1, 3])
-def test_another_number_of_losses_than_terms_is_told(count):
+def test_another_number_of_losses_than_terms_is_told(count, backward_all):
     import torch
     from families import tiny_model, tiny_tokenizer
 
     from masktuning.methods.base import NoOptions
-    from masktuning.training.backward import backward_each
 
     class Wrong(Method):
         terms = ("one", "two")
@@ -273,4 +310,4 @@ def test_another_number_of_losses_than_terms_is_told(count):
     losses = (torch.ones((), requires_grad=True) * i for i in range(count))
     told = r"Wrong yields (fewer|more) losses than its terms one, two"
     with pytest.raises(ValueError, match=told):
-        backward_each(method, method, losses, lambda loss, term: loss.backward())
+        backward_all(method, method, losses, lambda loss, term: loss.backward())

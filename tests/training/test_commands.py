@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 from families import config_of, save_tiny, tiny_tokenizer
 from safetensors.torch import load_file
 from transformers import (
@@ -330,6 +331,16 @@ def test_an_option_of_another_method_is_named_and_not_used(tmp_path, caplog, giv
     assert not hasattr(job.training, "alpha") and job.training.seed == 7
     told = "--alpha is not used: the method finetuning has no such option"
     assert (told in caplog.text) == (given != "task")
+
+
+def test_a_task_may_name_its_method(tmp_path):
+    text = (ROOT / "masktuning" / "tasks" / "demo.yaml").read_text()
+    settings = "settings:\n  method: span_cutoff\n  cutoff_rate: 0.3\n"
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("settings:\n", settings))
+    job = read_job(["--task", str(path)], EMBEDDED)
+    assert job.training.method == "span_cutoff" and job.training.cutoff_rate == 0.3
+    assert "span_cutoff" in str(job.folder)
 
 
 def test_options_of_a_method_reach_it_and_its_config(tmp_path):

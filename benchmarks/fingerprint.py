@@ -24,6 +24,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+sys.path.insert(0, str(Path(__file__).parent))
+from timing import environment, write_json
+
 from masktuning.demo import EMBEDDED
 from masktuning.training.build import build_trainer
 from masktuning.training.job import read_job
@@ -142,11 +145,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         found = fingerprint(Path(work), arguments.data_dir)
-    Path(arguments.out).write_text(json.dumps(found, indent=1) + "\n")
+    write_json(arguments.out, {"environment": environment(), **found})
     if arguments.baseline:
         before = json.loads(Path(arguments.baseline).read_text())
-        different = [name for name in before if before[name] != found.get(name)]
-        print(f"{len(before) - len(different)} of {len(before)} are the same")
+        different = [name for name in found if before.get(name) != found[name]]
+        print(f"{len(found) - len(different)} of {len(found)} are the same")
         sys.exit("\n".join(["different:", *different]) if different else 0)
 
 

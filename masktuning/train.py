@@ -16,7 +16,7 @@ The baseline, through the same trainer:
 
 Your own files (CSV, TSV, JSONL or Parquet), with an out-of-domain set of your own:
 
-    python -m masktuning.train --model_name_or_path roberta-base --alpha 0.3 --output_dir out \\
+    python -m masktuning.train --model_name_or_path roberta-base --alpha 0.1 --output_dir out \\
         --train_file train.csv --validation_file dev.csv --eval_files reviews=reviews.csv
 
 Two GPUs, and resuming a run that was stopped:

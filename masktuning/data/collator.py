@@ -23,6 +23,9 @@ class PaddingCollator:
     Columns that no model reads (such as the raw text) are dropped, and `attention_mask` is left
     out where nothing is padded. `pad` may be any collator that returns padded tensors; by default
     it is transformers' DataCollatorWithPadding.
+
+    Raises:
+        ValueError: if labels are strings.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, pad: Pad | None = None) -> None:
@@ -32,6 +35,11 @@ class PaddingCollator:
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         kept = {*OF_ROWS, "label"}
         rows = [{k: v for k, v in row.items() if k in kept} for row in features]
+        if any(isinstance(rows[0].get(name), str) for name in ("label", "labels")):
+            raise ValueError(
+                "labels must be integers, not strings: encode that column first, for example with "
+                "datasets' class_encode_column"
+            )
         example_ids = [row.get("example_id", -1) for row in features]
         batch = dict(self.pad(rows))
         mask = batch.get("attention_mask")

@@ -48,11 +48,16 @@ def combine(folders: list[str], baseline: list[str], output_dir: str | None) -> 
 
 def _common(runs: list[Metrics]) -> tuple[list[str], list[str]]:
     """The scores that all runs have, in the first one's order, and those that only some have."""
-    names = [n for n in runs[0] if n.endswith(_ENDINGS) and all(n in run for run in runs)]
+    names = [n for n in runs[0] if _is_score(n) and all(n in run for run in runs)]
     if not names:
         raise UsageError("no set was measured in all of these")
-    scores = {name for run in runs for name in run if name.endswith(_ENDINGS)}
+    scores = {name for run in runs for name in run if _is_score(name)}
     return names, sorted(name.removeprefix("eval_") for name in scores - set(names))
+
+
+def _is_score(name: str) -> bool:
+    """Whether a metric is a score on a set, rather than one of training."""
+    return name.startswith("eval_") and name.endswith(_ENDINGS)
 
 
 def _combined(name: str, runs: list[Metrics], others: list[Metrics]) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def method_class(name: str) -> type[Method]:
         raise UsageError(f"{where}: {entry.value} cannot be imported ({reason})") from None
     if problem := _problem(found):
         raise UsageError(f"{where}: {entry.value} {problem}")
+    if not hasattr(found.Options, "_argument_group_name"):
+        found.Options._argument_group_name = name  # the heading of its flags in --help
     return found
 
 

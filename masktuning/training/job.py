@@ -101,7 +101,7 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     argv, file, unused = _without_others(argv, file, others)
     if unused and warn:
         listed = ", ".join(f"--{name}" for name in unused)
-        logger.warning("%s is not used: the method %s has no such option", listed, method)
+        logger.warning("warning: the method %s has no such option, so not used: %s", method, listed)
     own_settings = {k: v for k, v in settings.items() if k not in others}
     defaults = {**DEFAULTS, **own_settings, **file}
     words = {word.split("=")[0] for word in argv}

@@ -71,8 +71,8 @@ class PerturbationLog(TrainerCallback):
             "epoch": epoch,
             "example_id": int(batch.example_ids[i]),
             "label": self.label_names[int(batch.labels[i])],
-            "original": tokenizer.decode(before, skip_special_tokens=True),
-            "perturbed": tokenizer.decode(after, skip_special_tokens=True),
+            "original": text_of(tokenizer, before),
+            "perturbed": text_of(tokenizer, after),
             "marked": marked(tokenizer, before, after),
             "changes": [
                 [t, *tokenizer.convert_ids_to_tokens([old, new])]
@@ -82,6 +82,12 @@ class PerturbationLog(TrainerCallback):
         }
 
 
+def text_of(tokenizer: Any, ids: list[int]) -> str:
+    """The text of token ids without special tokens, but with [UNK], which is part of a text."""
+    hidden = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return tokenizer.decode([i for i in ids if i not in hidden])
+
+
 def marked(tokenizer: Any, before: list[int], after: list[int]) -> str:
     """The text of `before` with each token that `after` changed as [before -> after]."""
     parts, same = [], []
@@ -89,8 +95,8 @@ def marked(tokenizer: Any, before: list[int], after: list[int]) -> str:
         if old == new:
             same.append(old)
             continue
-        parts.append(tokenizer.decode(same, skip_special_tokens=True))
+        parts.append(text_of(tokenizer, same))
         parts.append("[{} -> {}]".format(*(tokenizer.decode([i]).strip() for i in (old, new))))
         same = []
-    parts.append(tokenizer.decode(same, skip_special_tokens=True))
+    parts.append(text_of(tokenizer, same))
     return " ".join(part.strip() for part in parts if part.strip())

@@ -18,7 +18,7 @@ from masktuning.data.generated import LABELS, SETS, examples, generate
 from masktuning.demo import EMBEDDED
 from masktuning.demo.compare import CAUTION, compare, marked_examples
 from masktuning.training.job import read_job
-from masktuning.training.perturbation_log import FILE
+from masktuning.training.perturbation_log import FILE, marked, text_of
 from masktuning.training.trainer import MaskTuningTrainer
 
 LEFT_CUES = ("drama", "war film", "crime story", "documentary", "history book", "biography")
@@ -204,6 +204,15 @@ def test_a_new_pair_stopped_early_takes_nothing_from_the_one_it_replaced(tmp_pat
     train.main([*words, "--seed", "2", "--resume_from_checkpoint"])
     for place in ("out", "out/finetuning"):
         assert "seed: 2\n" in (tmp_path / place / "config.yaml").read_text()
+
+
+def test_an_unknown_token_is_part_of_a_text():
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    ids = tokenizer("a fine film")["input_ids"]
+    changed = [*ids[:2], tokenizer.unk_token_id, *ids[3:]]
+    assert text_of(tokenizer, ids) == "a fine film"
+    assert text_of(tokenizer, changed) == "a [UNK] film"
+    assert marked(tokenizer, ids, changed) == "a [fine -> [UNK]] film"
 
 
 def stop(*_):

@@ -165,9 +165,11 @@ def test_seeds_are_combined_and_compared_pair_by_pair(tmp_path, capsys):
 
 def test_scores_that_only_some_runs_have_are_listed(tmp_path, capsys):
     both = {"eval_x_accuracy": 0.5}
-    a = write_results(tmp_path / "a", **both, eval_y_f1=0.1)
+    a = write_results(tmp_path / "a", **both, eval_y_f1=0.1, train_mlm_accuracy=0.3)
     evaluate.main(["--combine", a, write_results(tmp_path / "b", **both)])
-    assert "skipped, since not all of these have them: y_f1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "skipped, since not all of these have them: y_f1" in printed
+    assert "mlm_accuracy" not in printed  # a metric of training
 
 
 @pytest.mark.parametrize(

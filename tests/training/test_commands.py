@@ -329,7 +329,7 @@ def test_an_option_of_another_method_is_named_and_not_used(tmp_path, caplog, giv
     with caplog.at_level(logging.WARNING, "masktuning"):
         job = read_job(words, EMBEDDED)
     assert not hasattr(job.training, "alpha") and job.training.seed == 7
-    told = "--alpha is not used: the method finetuning has no such option"
+    told = "the method finetuning has no such option, so not used: --alpha"
     assert (told in caplog.text) == (given != "task")
 
 

@@ -330,6 +330,17 @@ def test_new_head_weights_are_named(tmp_path, caplog):
     assert "cls.predictions.transform.dense.weight" in caplog.text
 
 
+def test_string_labels_are_an_error(tmp_path):
+    trainer = MaskTuningTrainer(
+        model=tiny_model("bert"),
+        args=arguments(tmp_path),
+        train_dataset=[{**row, "labels": "good"} for row in examples(8, 1)],
+        processing_class=tiny_tokenizer(),
+    )
+    with pytest.raises(ValueError, match="labels must be integers, not strings"):
+        trainer.train()
+
+
 def test_no_tokenizer_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="processing_class is missing"):
         MaskTuningTrainer(model=tiny_model("bert"), args=arguments(tmp_path))

@@ -116,6 +116,8 @@ class MaskTuningTrainer(Trainer):
     @property
     def method(self) -> Method:
         """The method, without the wrapper of DDP, FSDP or DeepSpeed."""
+        if isinstance(self.model, Method):  # nearly always, and unwrapping visits every module
+            return self.model
         return self.accelerator.unwrap_model(self.model)
 
     @property

@@ -43,7 +43,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real data and models beside the repository."""
+    """The folder of real data and models next to the repository."""
     if not (SHARED / "data").is_dir():
-        pytest.skip("needs the real data beside the repository")
+        pytest.skip("needs the real data next to the repository")
     return SHARED

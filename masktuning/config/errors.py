@@ -16,7 +16,7 @@ def one_line(error: Exception) -> str:
 
 
 def check_names(names: Iterable[str], known: set[str], kind: str) -> None:
-    """Raises UsageError for the first of `names` that is not `known`, with the nearest one."""
+    """Raises UsageError for the first of `names` that is not in `known`, with the nearest one."""
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(str(name), sorted(known), n=1)

@@ -81,5 +81,6 @@ def stack_counts(counts: list[dict[str, Tensor | int]], device: torch.device) ->
     for i, name in enumerate(counts[0]):
         values = [one[name] for one in counts]
         tensors = [value for value in values if isinstance(value, Tensor)]
-        totals[i] = torch.stack(tensors).sum() if tensors else sum(values)
+        numbers = sum(value for value in values if not isinstance(value, Tensor))
+        totals[i] = torch.stack(tensors).sum() + numbers if tensors else numbers
     return totals

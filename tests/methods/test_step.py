@@ -10,6 +10,7 @@ from stock_step import assert_same, expected_step, make_batch, run_step, stock_t
 from transformers import AutoModelForSequenceClassification
 
 from masktuning.data.collator import MaskTuningCollator
+from masktuning.methods.step import stack_counts
 from masktuning.ops import backends
 
 
@@ -100,7 +101,7 @@ def test_bart_pools_as_the_stock_class():
 
 @pytest.mark.parametrize("family", EIGHT)
 def test_saved_and_loaded_again(family, tmp_path):
-    """The folder is a stock classifier; with mlm_head/ beside it every weight comes back."""
+    """The folder is a stock classifier; with mlm_head/ alongside, every weight comes back."""
     model = tiny_model(family).eval()
     model.save_pretrained(tmp_path)
     batch = make_batch()
@@ -124,3 +125,12 @@ def test_saved_and_loaded_again(family, tmp_path):
     )
     assert tied
     assert np.isclose(run_step(again, batch, 0.6)[0], run_step(model, batch, 0.6)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "values", [[3, 4], [torch.tensor(3), torch.tensor(4)], [3, torch.tensor(4)]]
+)
+def test_counts_are_summed_whatever_their_kind(values):
+    counts = [{"masked": 1, "labels": value} for value in values]
+    totals = stack_counts(counts, torch.device("cpu"))
+    assert totals.tolist() == [2.0, 7.0] and totals.dtype == torch.float32

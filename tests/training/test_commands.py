@@ -141,7 +141,7 @@ def test_the_written_config_repeats_the_run(finished, tmp_path):
 
 
 def test_resume_takes_the_last_whole_checkpoint(finished, files, tmp_path):
-    """A run of 4 steps that stopped after 2, with a half-written checkpoint beside it."""
+    """A run of 4 steps that stopped after 2, with a half-written checkpoint after the whole one."""
     out = tmp_path / "out"
     train.main(command(files, output_dir=out, max_steps=2, num_train_epochs=1))
     (out / "checkpoint-3").mkdir()

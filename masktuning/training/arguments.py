@@ -16,6 +16,7 @@ from masktuning.config.options import DataArguments, ModelArguments, RunArgument
 from masktuning.methods import method_class
 from masktuning.methods.choice import MethodChoice
 from masktuning.methods.mask_tuning import MaskTuningOptions
+from masktuning.training.precision import PRECISIONS, settle_precision
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +26,10 @@ class MethodArguments(MethodChoice, TrainingArguments):
     """Every field of TrainingArguments, the method and the back end.
 
     Some defaults differ from those of TrainingArguments. `remove_unused_columns` and
-    `logging_nan_inf_filter` are False and `logging_steps` is 0.02, as their help texts explain;
-    `accelerator_config` lets each process make its own batches (`dispatch_batches` False) and,
-    with a GPU, copies them while it computes (`non_blocking` True).
+    `logging_nan_inf_filter` are False, `logging_steps` is 0.02 and `train_sampling_strategy` is
+    "group_by_length", as their help texts explain; `accelerator_config` lets each process make its
+    own batches (`dispatch_batches` False) and, with a GPU, copies them while it computes
+    (`non_blocking` True).
 
     Raises:
         ValueError: for an option that is out of range, naming it.
@@ -44,10 +46,28 @@ class MethodArguments(MethodChoice, TrainingArguments):
     logging_steps: float = field(
         default=0.02, metadata={"help": "Log every so many steps, or this share of all steps."}
     )
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={
+            "help": "group_by_length makes batches of texts of similar length, which need little "
+            "padding; random, sequential and batch_rebalance are Trainer's own.",
+            "choices": ["group_by_length", "random", "sequential", "batch_rebalance"],
+        },
+    )
+
+    precision: str | None = field(
+        default=None,
+        metadata={
+            "help": "auto trains in bf16 where the device has instructions for it and in fp32 "
+            "elsewhere; bf16 and fp16 are --bf16 and --fp16; without it those flags decide.",
+            "choices": [*PRECISIONS],
+        },
+    )
 
     def __post_init__(self) -> None:
         method_options(self)
         _check_ranges(self)
+        settle_precision(self)
         gpu = torch.cuda.is_available() and not self.use_cpu
         if not gpu:
             self.dataloader_pin_memory = False  # there is nothing to copy to; torch would warn

@@ -37,9 +37,11 @@ from masktuning.training.arguments import (
     use_one_gpu,
 )
 from masktuning.training.backward import backward_each, backward_joint
+from masktuning.training.batching import BY_LENGTH, similar_length_sampler, warn_of_stream
 from masktuning.training.gradient_norms import GradientNorms, logs_step
 from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
+from masktuning.training.precision import say_precision
 from masktuning.training.run_folder import STAGES
 
 
@@ -87,6 +89,7 @@ class MaskTuningTrainer(Trainer):
         self.method_class = method_class(args.method)
         check_tokenizer(tokenizer, self.method_class.requires)
         use_one_gpu(args)
+        say_precision(args)
         collator = data_collator
         if not isinstance(collator, PaddingCollator):
             collator = PaddingCollator(tokenizer, data_collator)
@@ -137,12 +140,19 @@ class MaskTuningTrainer(Trainer):
     def get_train_dataloader(self) -> Any:
         """Trainer's, after taking up the options: a sweep sets them anew for each run."""
         self.method.configure(method_options(self.options))
+        warn_of_stream(self.train_dataset, self.options)
         padding = self.data_collator
         self.data_collator = MethodCollator(padding, self.method)
         try:
             return super().get_train_dataloader()
         finally:
             self.data_collator = padding  # evaluation needs nothing of the method
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.options.train_sampling_strategy != BY_LENGTH or not len(dataset):
+            return super()._get_train_sampler(dataset)
+        return similar_length_sampler(dataset, self.options, self._current_epoch)
 
     def collate(self, rows: Sequence[Any]) -> dict[str, Any]:
         """A padded batch of training rows, with what the method adds to it."""
@@ -231,9 +241,12 @@ class MaskTuningTrainer(Trainer):
             totals = self.accelerator.reduce(totals, "sum") / self.args.world_size
         return totals
 
+    def _current_epoch(self) -> int:
+        return int(self.state.epoch or 0)
+
     def _current_rng(self) -> Tensor:
         """[2] int64 on the device: the seed and the epoch."""
-        epoch = int(self.state.epoch or 0)
+        epoch = self._current_epoch()
         if self._rng is None or self._epoch != epoch:
             self._epoch = epoch
             self._rng = torch.tensor([self.args.seed, epoch]).to(self.args.device)

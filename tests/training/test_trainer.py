@@ -116,6 +116,29 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path):
     assert resumed["logs"][-1]["loss"] == pytest.approx(expected["logs"][-1]["loss"], rel=1e-6)
 
 
+def test_two_processes_resume_within_an_epoch(tmp_path):
+    """In the second epoch, whose order the resumed processes must find again."""
+    options = {
+        "processes": 2,
+        "per_device_train_batch_size": 8,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "steps",
+        "save_steps": 6,
+        "ddp_backend": "gloo",
+    }
+    whole, cut, rest = (tmp_path / name for name in ("whole", "cut", "rest"))
+    for folder in (whole, cut, rest):
+        folder.mkdir()
+    expected = run_script(whole, max_steps=8, **options)  # an epoch has four steps
+    run_script(cut, max_steps=6, **options)
+    checkpoint = str(cut / "run" / "checkpoint-6")
+    resumed = run_script(rest, max_steps=8, resume=checkpoint, **options)
+    np.testing.assert_allclose(resumed["weights"], expected["weights"], rtol=1e-5, atol=1e-6)
+    assert 0 < len(resumed["masks"]) == 32
+    assert all(expected["masks"][key] == value for key, value in resumed["masks"].items())
+    assert all(key.endswith("/1") for key in resumed["masks"])
+
+
 def arguments(folder, **options):
     settings = {
         "output_dir": str(folder),

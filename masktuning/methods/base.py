@@ -159,12 +159,16 @@ class Method(nn.Module):
         """The classifier's configuration, for Trainer's callbacks."""
         return self.model.config
 
-    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Trades time for memory in the encoder, as on the stock classes."""
+        self.model.activation_checkpointing_enable(**kwargs)
+
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """The older name of `activation_checkpointing_enable`, for older transformers."""
         self.model.gradient_checkpointing_enable(**kwargs)
 
     def gradient_checkpointing_disable(self) -> None:
-        """Undoes `gradient_checkpointing_enable`."""
+        """Undoes what the two methods above do."""
         self.model.gradient_checkpointing_disable()
 
     def save_pretrained(

@@ -194,8 +194,12 @@ class MaskTuningModel(nn.Module):
         assert self.mlm_head is not None
         load_part(folder, HEAD, self.mlm_head.mlm, self._head_names)
 
-    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Trades time for memory in the encoder, as on the stock classes."""
+        self.classifier.activation_checkpointing_enable(**kwargs)
+
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """The older name of `activation_checkpointing_enable`, for older transformers."""
         self.classifier.gradient_checkpointing_enable(**kwargs)
 
     def gradient_checkpointing_disable(self) -> None:

@@ -1,0 +1,81 @@
+"""Whatever makes a run faster changes neither its masks nor, beyond rounding, its losses."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from families import examples, tiny_model, tiny_tokenizer
+from train_tiny import record_masks
+
+from masktuning import MaskTuningArguments, MaskTuningTrainer
+from masktuning.methods import perturbation
+from masktuning.ops import backends
+
+NAMES = {field.name for field in dataclasses.fields(MaskTuningArguments)}
+# Newer versions of transformers have another name for it, and warn of the old one.
+CHECKPOINTING = next(
+    n for n in ("activation_checkpointing", "gradient_checkpointing") if n in NAMES
+)
+# Each switch with its values; the first ones together are the run that the others are compared to.
+SWITCHES = {
+    "train_sampling_strategy": ("random", "group_by_length"),
+    "precision": ("fp32", "bf16"),
+    "backend": ("reference", "cpp"),
+    CHECKPOINTING: (False, True),
+    "gradient_accumulation_steps": (1, 2),
+}
+COMBINATIONS = [
+    dict(zip(SWITCHES, values, strict=True)) for values in itertools.product(*SWITCHES.values())
+]
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
+
+
+def train(folder, **switches):
+    """The masks of two epochs, and the mean of each loss over them, with weights that stay.
+
+    Every text has one masked token and every batch as many texts, so that the mean over an epoch's
+    steps is that over its texts, however they are batched.
+    """
+    masks = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perturbation, "sample_masks", perturbation.sample_masks)
+        record_masks(masks)
+        trainer = MaskTuningTrainer(
+            model=tiny_model("bert"),
+            args=MaskTuningArguments(
+                str(folder),
+                learning_rate=0.0,
+                num_train_epochs=2,
+                per_device_train_batch_size=8 // switches["gradient_accumulation_steps"],
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                use_cpu=True,
+                **switches,
+            ),
+            train_dataset=Dataset.from_list(examples(16, 3)),
+            processing_class=tiny_tokenizer(),
+        )
+        trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss_mlm" in log]
+    assert len(logs) == 4
+    return masks, {name: np.mean([log[name] for log in logs]) for name in ("loss_mlm", "loss_cls")}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("plain"), **COMBINATIONS[0])
+
+
+@pytest.mark.parametrize("switches", COMBINATIONS, ids=lambda one: "-".join(map(str, one.values())))
+def test_masks_are_the_same_and_losses_within_tolerance(tmp_path, plain, switches):
+    if reason := backends.available()[switches["backend"]]:
+        pytest.skip(reason)
+    masks, losses = train(tmp_path, **switches)
+    assert masks == plain[0] and len(masks) == 32
+    assert all(len(positions) == 1 for positions in masks.values())
+    for name, value in losses.items():
+        assert value == pytest.approx(plain[1][name], rel=TOLERANCE[switches["precision"]]), name

@@ -2,7 +2,7 @@
 
     python benchmarks/similar_lengths.py DATA benchmarks/results/similar_lengths.json
 
-DATA is the folder of the task's files. Trains the embedded checkpoint on 20,000 rows of SST-2 with
+DATA is the folder of the task's files. Trains the embedded checkpoint on 10,000 rows of SST-2 with
 both methods, with random batches and with batches of similar length, with the same five seeds, and
 prints the paired differences with their 95 % intervals. The file is written anew after each seed.
 """
@@ -26,8 +26,8 @@ STUDENT_T = 2.776  # the 97.5 % quantile with four degrees of freedom
 METHODS = {"finetuning": [], "mask_tuning": ["--alpha", "0.1"]}
 STRATEGIES = ("random", "group_by_length")
 SETTINGS = (
-    *("--max_train_samples", "20000", "--num_train_epochs", "1", "--learning_rate", "5e-4"),
-    *("--per_device_train_batch_size", "32", "--save_strategy", "no", "--eval_strategy", "no"),
+    *("--max_train_samples", "10000", "--num_train_epochs", "1", "--learning_rate", "5e-4"),
+    *("--per_device_train_batch_size", "16", "--save_strategy", "no", "--eval_strategy", "no"),
 )
 SETS = ("dev", "imdb_cont_dev", "imdb_cad_dev")
 Runs = list[dict[str, float]]

@@ -76,7 +76,8 @@ sanitize() {
 
 step build 70 "$python" setup.py build_ext --inplace
 step rows 75 "$python" benchmarks/compare_gpu.py "$out/gpu.json"
-step train_step 40 "$python" benchmarks/train_step.py "$out/train_step.json"
+step bench_step 40 "$python" benchmarks/bench_step.py "$out/bench_step.json" --sizes 12x768 \
+  --lengths 128 --batch_size 32 --rounds 10
 step tests 70 "${pytest[@]}" "${parallel[@]}" --junitxml="$logs/tests.xml" tests/ops/test_gpu.py \
   -k "not grid"
 if [ -z "$quick" ]; then

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,12 @@ def copy_bytes_per_us() -> float:
 def environment() -> dict[str, Any]:
     """Hardware, versions and commit, for a file of results."""
     facts = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": cpu_name() or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "transformers": metadata.version("transformers"),
         "commit": commit(),
     }
     if torch.cuda.is_available():
@@ -93,6 +96,21 @@ def environment() -> dict[str, Any]:
             "copy_TB_per_s": copy_bytes_per_us() / 1e6,
         }
     return facts
+
+
+def cpu_name() -> str | None:
+    """The processor's model as Linux names it, or None elsewhere."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else None
+
+
+def command_line(program: str, flags: dict[str, Any]) -> str:
+    """The command that was run, without its output file; of a folder only the name is kept."""
+    shown = {k: Path(v).name if Path(str(v)).is_dir() else v for k, v in flags.items()}
+    words = [f"--{name} {value}" for name, value in shown.items() if name != "out"]
+    return " ".join(["python", f"benchmarks/{Path(program).name}", *words])
 
 
 def commit() -> str | None:

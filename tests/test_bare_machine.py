@@ -100,10 +100,12 @@ def test_a_command_that_needs_datasets_says_so(checkout):
 
 
 def test_a_training_step(checkout, tmp_path):
-    done = python(checkout, "benchmarks/train_step.py", str(tmp_path / "step.json"))
+    small = "--sizes 2x64 --lengths 16 --batch_size 4 --rounds 2".split()
+    done = python(checkout, "benchmarks/bench_step.py", str(tmp_path / "step.json"), *small)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "step.json").read_text())
-    assert result["rounds"] == 10 and result["mask_tuning, cpp"]["ms"] > 0
+    (case,) = result["cases"]
+    assert case["rounds"] == 2 and case["contenders"]["f: mask_tuning, cpp"]["ms"] > 0
     assert result["environment"]["commit"] is None
 
 

@@ -21,7 +21,7 @@ case "$*" in
   *gpu_probe.py*) echo '{{"gpu": "Test GPU", "torch": "2", "triton": "3", "driver": "5"}}' >"$2" ;;
   *"compare_gpu.py --peers"*) echo '{{}}' >"$3" ;;
   *compare_gpu.py*) echo '{{}}' >"$2"; echo "MISSED share of copy: 0.5 (at least 0.9)" ;;
-  *train_step.py*|*small_training.py*) echo '{{}}' >"$2" ;;
+  *bench_step.py*|*small_training.py*) echo '{{}}' >"$2" ;;
 esac
 echo "ran $*"
 [ -n "${{SLOW:-}}" ] && [[ "$*" == *"$SLOW"* ]] && sleep 60
@@ -80,7 +80,7 @@ def test_the_limits_add_up():
     assert sum(seconds for _, seconds in steps) < 540
     assert "\nquick= limit=540\n" in SCRIPT.read_text()
     order = [name for name, _ in steps]
-    assert order[:5] == ["gpu", "build", "rows", "train_step", "tests"]
+    assert order[:5] == ["gpu", "build", "rows", "bench_step", "tests"]
     assert order[5:8] == ["memcheck", "racecheck", "initcheck"]
 
 
@@ -89,7 +89,7 @@ def test_what_it_leaves(check):
     assert code == 0 and printed.splitlines()[-1] == "all passed"
     assert "MISSED share of copy: 0.5 (at least 0.9)" in printed.splitlines()
     left = {path.name for path in out.iterdir()}
-    assert {"summary.json", "logs.tar.gz", "gpu.json", "train_step.json"} <= left
+    assert {"summary.json", "logs.tar.gz", "gpu.json", "bench_step.json"} <= left
     assert len(left) <= 8 and all(path.is_file() for path in out.iterdir())
     summary = json.loads((out / "summary.json").read_text())
     assert summary["machine"] == {"gpu": "Test GPU", "torch": "2", "triton": "3", "driver": "5"}
@@ -104,16 +104,16 @@ def test_a_quick_check_leaves_the_slow_steps_out(check):
     code, _, out = check("--quick")
     assert code == 0
     steps = json.loads((out / "summary.json").read_text())["steps"]
-    assert [step["name"] for step in steps] == ["gpu", "build", "rows", "train_step", "tests"]
+    assert [step["name"] for step in steps] == ["gpu", "build", "rows", "bench_step", "tests"]
 
 
 def test_the_steps_after_a_failed_one_run(check):
-    code, printed, out = check(FAILING="train_step.py")
-    assert code == 1 and printed.splitlines()[-1].startswith("failed: train_step (see ")
+    code, printed, out = check(FAILING="bench_step.py")
+    assert code == 1 and printed.splitlines()[-1].startswith("failed: bench_step (see ")
     summary = json.loads((out / "summary.json").read_text())
     codes = {step["name"]: step["exit"] for step in summary["steps"]}
-    assert codes.pop("train_step") == 3 and len(codes) == 12 and not any(codes.values())
-    assert "ran benchmarks/train_step.py" in summary["last_lines"]["train_step"][-1]
+    assert codes.pop("bench_step") == 3 and len(codes) == 12 and not any(codes.values())
+    assert "ran benchmarks/bench_step.py" in summary["last_lines"]["bench_step"][-1]
 
 
 def test_a_step_out_of_time_is_cut_off_and_leaves_what_it_had(check, tmp_path):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +132,9 @@ def _stock_arguments(settings: Settings) -> TrainingArguments:
 def _our_arguments(name: str, settings: Settings) -> Any:
     options = {"backend": name.removeprefix(MASK_TUNING), "alpha": ALPHA}
     arguments = arguments_for("finetuning" if name == FINETUNING else "mask_tuning")
-    # Where the arguments choose a precision themselves, it has to be said that none is wanted.
-    chooses = "precision" in {field.name for field in fields(arguments)}
-    precision = {"precision": settings.precision} if chooses else _half(settings.precision)
     return arguments(
         **_common(settings),
-        **precision,
+        precision=settings.precision,
         train_sampling_strategy="sequential" if settings.sequential else "group_by_length",
         **({} if name == FINETUNING else options),
     )

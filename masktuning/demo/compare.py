@@ -20,6 +20,7 @@ from masktuning.training.build import load_model
 from masktuning.training.job import TrainingJob
 from masktuning.training.perturbation_log import FILE
 from masktuning.training.run import check_folder, run
+from masktuning.training.time_log import from_metrics, time_table
 
 CAUTION = (
     "One run per method proves nothing about which method is better: the difference varies with "
@@ -111,6 +112,9 @@ def _run_all(jobs: list[TrainingJob]) -> dict[str, list[SetResult]]:
 def _print_results(jobs: list[TrainingJob], results: dict[str, list[SetResult]]) -> None:
     print(f"\n{jobs[0].task.name}: accuracy in per cent\n")
     print(comparison_table(results))
+    folders_of = {name: job.folder for name, job in zip(results, jobs, strict=True)}
+    times = {name: from_metrics(run_folder.read_results(f)) for name, f in folders_of.items()}
+    print(f"\n{time_table(times)}")
     for name, job in zip(results, jobs, strict=True):
         path = job.folder / FILE
         if path.is_file():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
     DataCollatorWithPadding,
@@ -52,18 +55,37 @@ def predictor(
     return _Predictor(model, args, data_collator=collator, processing_class=tokenizer)
 
 
-def predict(trainer: Trainer, dataset: Dataset) -> np.ndarray:
+def predict(trainer: Trainer, dataset: Dataset) -> NDArray[Any]:
     """Logits [n, C] of C labels in the order of `dataset`, longest texts computed first."""
-    order = np.argsort([-len(ids) for ids in dataset["input_ids"]], kind="stable")
-    logits = np.asarray(trainer.predict(dataset.select(order)).predictions)
-    in_order = np.empty_like(logits)
-    in_order[order] = logits
+    order = longest_first(dataset)
+    return undo_order(np.asarray(trainer.predict(dataset.select(order)).predictions), order)
+
+
+def longest_first(dataset: Any) -> NDArray[np.int64]:
+    """The rows [n] of tokenised texts by length; those of equal length stay in their order."""
+    return np.argsort([-len(ids) for ids in dataset["input_ids"]], kind="stable")
+
+
+def undo_order(values: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
+    """Values [n, ...] of the rows `order` [n] of a data set, in the data set's own order."""
+    in_order = np.empty_like(values)
+    in_order[order] = values
     return in_order
 
 
 def evaluate_sets(
-    trainer: Trainer, sets: list[EncodedSet], task: Task, labels: list[str]
+    trainer: Trainer,
+    sets: list[EncodedSet],
+    task: Task,
+    labels: list[str],
+    known: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> dict[str, Scored]:
-    """The scores of each set by its name; `labels` are the model's. See `score_sets`."""
-    logits = {one.texts.name: predict(trainer, one.data) for one in sets}
+    """The scores of each set by its name; `labels` are the model's. See `score_sets`.
+
+    `known` holds the logits [n, C] of sets that need not be computed, by their names.
+    """
+    logits = dict(known)
+    for one in sets:
+        if one.texts.name not in known:
+            logits[one.texts.name] = predict(trainer, one.data)
     return score_sets(task, [one.texts for one in sets], logits, labels)

@@ -61,14 +61,14 @@ def _bias_in_the_product(
         torch.mm(hidden, weight.t(), out=logits_MV)
     else:
         torch.addmm(bias, hidden, weight.t(), out=logits_MV)
-    return row_kernels.KERNELS[inputs.kernels](logits_MV, None, rows, choice, scale)
+    return row_kernels.run(inputs.kernels, logits_MV, None, rows, choice, scale)
 
 
 def _bias_in_the_rows(logits_MV: Tensor, inputs: HeadInputs, scale: float) -> row_kernels.Outputs:
     """On a GPU the row kernel adds the bias: the product would need a pass to lay it out."""
     hidden, weight, bias, rows, choice, *_ = inputs
     torch.mm(hidden, weight.t(), out=logits_MV)
-    return row_kernels.KERNELS[inputs.kernels](logits_MV, bias, rows, choice, scale)
+    return row_kernels.run(inputs.kernels, logits_MV, bias, rows, choice, scale)
 
 
 KERNELS = select.register(

@@ -10,6 +10,8 @@ Shapes: B examples, L tokens, M masked positions, N banned ids, S slices of a ro
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 
 import torch
@@ -200,3 +202,34 @@ def _banned(banned_ids: Tensor | None, V: int) -> tuple[Tensor | None, int]:
 KERNELS = select.register(
     "substitute_tokens", cpu={"cpp": _cpp}, cuda={"cuda": _cuda, "triton": _triton}
 )
+
+_surroundings: list[Callable[[], AbstractContextManager[None]]] = []
+
+
+@contextmanager
+def surrounded(by: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Within the block, each row kernel that `run` starts is wrapped in a `with by():`.
+
+    Whoever measures the time of a training step tells the row kernels from the rest of the head
+    this way. It holds for all threads, because autograd may compute logits again in its own.
+    """
+    _surroundings.append(by)
+    try:
+        yield
+    finally:
+        _surroundings.remove(by)
+
+
+def run(
+    name: str,
+    logits: Tensor,
+    bias: Tensor | None,
+    rows: MaskedRows,
+    choice: TokenChoice,
+    scale: float,
+) -> Outputs:
+    """Starts the row kernel of the back end `name`; the arguments are those of every kernel."""
+    if not _surroundings:
+        return KERNELS[name](logits, bias, rows, choice, scale)
+    with _surroundings[-1]():
+        return KERNELS[name](logits, bias, rows, choice, scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from masktuning.training.job import TrainingJob
 from masktuning.training.model_card import card_of
 from masktuning.training.perturbation_log import PerturbationLog
 from masktuning.training.stages import pending_stages
+from masktuning.training.time_log import as_metrics, from_metrics, time_table
 from masktuning.training.trainer import MaskTuningTrainer
 
 
@@ -42,16 +44,17 @@ def run(job: TrainingJob, summary: bool = True) -> list[SetResult]:
         if job.training.process_index == 0:
             print(f"stage of {job.training.method}: {stage.training.method}, into {stage.folder}")
         run(stage, summary=False)
+    began = time.perf_counter()
     trainer, sets = build_trainer(job)
     trainer.add_callback(_WriteConfig(job, fresh=resume is None))
     trainer.add_callback(PerturbationLog(trainer, job.folder, job.task.labels))
     trained = _train(job, trainer, resume, training_examples(sets))
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
-    measured = [one for one in sets if one.texts.role != "train"]
-    scores = evaluate_sets(trainer, measured, job.task, job.task.labels)
-    results = [one.result for one in scores.values()]
+    results = _evaluate(job, trainer, sets)
     if not trainer.is_world_process_zero():
         return []
+    # Where nothing was left to train, the run's time is that of the call that trained it.
+    trained = {**_seconds(trainer, time.perf_counter() - began), **trained}
     metrics = _write_results(job, trainer, sets, trained, results)
     _print_results(job, trainer, metrics, results if summary else [])
     return results
@@ -75,6 +78,26 @@ def _train(
     trainer._load_from_checkpoint(resume)
     trainer.state = TrainerState.load_from_json(f"{resume}/trainer_state.json")
     return run_folder.read_results(job.folder)
+
+
+def _evaluate(
+    job: TrainingJob, trainer: MaskTuningTrainer, sets: list[EncodedSet]
+) -> list[SetResult]:
+    """Measures every set but the training set; training may have measured dev already."""
+    measured = [one for one in sets if one.texts.role != "train"]
+    logits = trainer.dev_logits()
+    dev = [one.texts.name for one in measured if one.data is trainer.eval_dataset]
+    known = {} if logits is None else dict.fromkeys(dev, logits)
+    with trainer.time_log.during("evaluation"):
+        scores = evaluate_sets(trainer, measured, job.task, job.task.labels, known)
+    return [one.result for one in scores.values()]
+
+
+def _seconds(trainer: MaskTuningTrainer, whole: float) -> dict[str, float]:
+    """The seconds of each part of a run that took `whole` seconds, loading and saving included."""
+    seconds = trainer.time_log.seconds()
+    seconds["rest"] += whole - sum(seconds.values())
+    return as_metrics(seconds)
 
 
 def _write_results(
@@ -108,12 +131,13 @@ def _print_results(
     metrics: Mapping[str, Any],
     results: list[SetResult],
 ) -> None:
-    """Prints the tables (if there are results to print), and the method's advice in any case."""
+    """Prints tables of results and time (if there are results), and the method's advice anyway."""
     if results:
         print(f"\n{job.task.name}, {job.training.method}: accuracy in per cent\n")
         print(text_table(results))
         if details := details_table(results):
             print(f"\n{details}")
+        print(f"\n{time_table({job.training.method: from_metrics(metrics)})}")
     if advice := trainer.method.advice(metrics):
         print(f"\n{advice}")
     if results:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalPrediction
 from transformers.training_args import OptimizerNames
 
@@ -38,6 +37,7 @@ from masktuning.training.arguments import (
 )
 from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.batching import BY_LENGTH, similar_length_sampler, warn_of_stream
+from masktuning.training.evaluating_trainer import EvaluatingTrainer
 from masktuning.training.gradient_norms import GradientNorms, logs_step
 from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
@@ -45,7 +45,7 @@ from masktuning.training.precision import say_precision
 from masktuning.training.run_folder import STAGES
 
 
-class MaskTuningTrainer(Trainer):
+class MaskTuningTrainer(EvaluatingTrainer):
     """A Trainer that trains with a method of masktuning; evaluation classifies the original texts.
 
     Args:
@@ -182,6 +182,7 @@ class MaskTuningTrainer(Trainer):
         if callable(train := getattr(self.optimizer, "train", None)):
             train()  # schedule-free optimisers have one
         inputs = self._prepare_inputs(inputs)
+        self.time_log.enter("head")
         counts = self._counts([inputs]) if num_items_in_batch is None else num_items_in_batch
         named = dict(zip(self._count_names, counts.unbind(), strict=True))
         method, several = self.method, len(self.method_class.terms) > 1
@@ -200,19 +201,8 @@ class MaskTuningTrainer(Trainer):
             scaler = self.accelerator.scaler
             self._log.norms = self._norms.finish(1.0 if scaler is None else scaler.get_scale())
             self._norms = None
+        self.time_log.enter("optimizer" if ends_step else "data")
         return torch.stack([*values.values()]).sum()
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """The mean classification loss on the original texts; used in evaluation only."""
-        outputs = model(**inputs)
-        loss = F.cross_entropy(outputs.logits.float(), inputs["labels"])
-        return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer.log, with what the method logged since the last training log."""
@@ -271,6 +261,7 @@ class MaskTuningTrainer(Trainer):
             self._norms.backward(term, backward, loss)
         else:
             backward(loss)
+        self.time_log.enter("head")
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The stock method would refuse the tied decoder, and pickle the arguments.

@@ -132,6 +132,8 @@ def test_without_arguments_both_methods_are_compared(tmp_path, monkeypatch, caps
         cells = [float(cell) for cell in row.split()[1:]]
         want = [100 * results[f"eval_{name}_accuracy"] for name in list(SETS)[1:]]
         assert cells == pytest.approx(want, abs=0.005)
+    (header,) = [line for line in table.splitlines() if line.startswith("time ")]
+    assert header.split() == ["time", "finetuning", "mask_tuning"]
     assert (folder / "mlm_head").is_dir() and not (folder / "finetuning" / "mlm_head").exists()
     shown = marked_examples(folder / "perturbations.jsonl")
     assert 1 <= len(shown) <= 3 and all(" -> " in line and line in printed for line in shown)
@@ -164,7 +166,7 @@ def test_the_same_command_twice_gives_the_same_numbers(tmp_path):
         train.main([*words, str(tmp_path / name)])
         for place in (tmp_path / name / "finetuning", tmp_path / name):
             found = json.loads((place / "all_results.json").read_text())
-            results.append({k: v for k, v in found.items() if "per_second" not in k})
+            results.append({k: v for k, v in found.items() if "second" not in k})
             del results[-1]["train_runtime"]
     assert results[:2] == results[2:]
     texts = [(tmp_path / name / FILE).read_text() for name in ("first", "second")]
@@ -270,7 +272,7 @@ def test_a_stopped_pair_is_resumed_as_a_pair(tmp_path, capsys, monkeypatch, in_s
     capsys.readouterr()
     train.main([*words, "--resume_from_checkpoint"])
     ended = capsys.readouterr().out
-    start, end = "demo: accuracy", "Training texts with"
+    start, end = "demo: accuracy", "\ntime "
     tables = [text[text.index(start) : text.index(end)] for text in (whole, ended)]
     assert tables[0] == tables[1]
     with pytest.raises(UsageError, match="there are 2 runs to resume"):

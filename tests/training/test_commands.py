@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -288,11 +289,38 @@ def test_evaluate_s_own_errors(finished, words, message):
         evaluate.main(["--model_name_or_path", str(finished), *words])
 
 
+PARTS = ("encoder", "head", "row_kernel", "optimizer", "data", "evaluation", "rest")
+
+
+def lines_of_time(printed):
+    """The table of times as {part: seconds}."""
+    lines = printed[printed.index("time ") :].splitlines()[2:]
+    rows = [re.fullmatch(r"(\w+( \w+)?) +([\d.]+) s +\d+ %", line) for line in lines]
+    return {row[1].replace(" ", "_"): float(row[3]) for row in rows if row}
+
+
+def test_a_run_says_where_its_time_went(files, tmp_path, capsys):
+    began = time.perf_counter()
+    train.main(command(files, output_dir=tmp_path))
+    took = time.perf_counter() - began
+    results = json.loads((tmp_path / "all_results.json").read_text())
+    seconds = {part: results[f"train_seconds_{part}"] for part in PARTS}
+    assert all(value > 0 for value in seconds.values())
+    assert results["train_runtime"] <= sum(seconds.values()) <= took
+    printed = lines_of_time(capsys.readouterr().out)
+    wanted = {**seconds, "all": sum(seconds.values())}
+    assert printed == pytest.approx(wanted, abs=0.051)
+
+
 def test_dry_run_keeps_nothing(files, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.main([*command(files, output_dir=tmp_path / "out"), "--dry_run"])
     printed = capsys.readouterr().out
     assert "48 examples, 4 steps of" in printed and "far: 12 examples" in printed
+    times = lines_of_time(printed)
+    assert {"encoder", "optimizer", "evaluation", "all"} <= times.keys() and "rest" not in times
+    (minutes,) = re.findall(r"estimated total: ([\d.]+) minutes", printed)
+    assert times["all"] / 60 == pytest.approx(float(minutes), abs=0.06)
     assert list(tmp_path.iterdir()) == []
 
 

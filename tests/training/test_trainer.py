@@ -88,6 +88,22 @@ def test_two_processes_are_one(one_process, tmp_path, find_unused):
     assert both["masks"] == one_process["masks"]
 
 
+def test_two_processes_evaluate_and_measure_their_time(tmp_path):
+    """Each has half of the 11 examples of dev, and knows the logits of all in their order."""
+    options = {"dev": 11, "per_device_eval_batch_size": 2, "eval_strategy": "epoch", **SGD}
+    both, one = tmp_path / "both", tmp_path / "one"
+    both.mkdir(), one.mkdir()
+    results = [
+        run_script(both, 2, per_device_train_batch_size=8, ddp_backend="gloo", **options),
+        run_script(one, 1, per_device_train_batch_size=16, **options),
+    ]
+    for result in results:
+        assert result["kept"] == result["predicted"]
+        seconds = result["seconds"]
+        assert all(seconds[part] > 0 for part in seconds if part != "model"), seconds
+    np.testing.assert_allclose(results[0]["kept"], results[1]["kept"], rtol=1e-4, atol=1e-5)
+
+
 def test_masks_change_with_the_epoch(one_process):
     masks = one_process["masks"]
     examples_seen = {key.split("/")[0] for key in masks}

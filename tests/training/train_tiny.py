@@ -20,6 +20,7 @@ from families import examples, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
 
 from masktuning import MaskTuningArguments, MaskTuningTrainer
+from masktuning.evaluation.predict import predict
 from masktuning.methods import perturbation
 
 
@@ -57,9 +58,13 @@ def train(
     kill_at: int = 0,
     resume: str | None = None,
     pair: bool = True,
+    dev: int = 0,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Logs, masks and final weights (as one vector) of a run."""
+    """Logs, masks, final weights (as one vector) and times of a run.
+
+    If it evaluated `dev` examples, also the logits that it kept of them and those of `predict`.
+    """
     seen: dict[str, list[int]] = {}
     record_masks(seen)
     model = tiny_model(family)
@@ -81,6 +86,7 @@ def train(
         model=model,
         args=MaskTuningArguments(**settings),
         train_dataset=Dataset.from_list(examples(count, 3, pair, classes=2)),
+        eval_dataset=Dataset.from_list(examples(dev, 4, pair, classes=2)) if dev else None,
         processing_class=tiny_tokenizer(),
         callbacks=[KillAt(kill_at)] if kill_at else None,
     )
@@ -90,7 +96,11 @@ def train(
         "logs": [log for log in trainer.state.log_history if "loss" in log],
         "masks": seen,
         "weights": weights.tolist(),
+        "seconds": trainer.time_log.seconds(),
     }
+    if dev:
+        result["kept"] = trainer.dev_logits().tolist()
+        result["predicted"] = predict(trainer, trainer.eval_dataset).tolist()
     if out:
         rank = trainer.args.process_index
         Path(f"{out}.{rank}" if rank else out).write_text(json.dumps(result))

@@ -1,0 +1,109 @@
+"""A Trainer that evaluates the longest texts first, and need not evaluate its last model again.
+
+Shapes: n examples, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
+from transformers.trainer_utils import EvalLoopOutput, has_length
+
+from masktuning.evaluation.metrics import accuracy
+from masktuning.evaluation.predict import longest_first, undo_order
+from masktuning.training.run_folder import step_of
+from masktuning.training.timed_trainer import TimedTrainer
+
+
+class EvaluatingTrainer(TimedTrainer):
+    """A Trainer that evaluates by length where nobody can notice, and keeps the logits.
+
+    `predict` and a `compute_metrics` of the user's see the data set's own order, whatever the order
+    of training is. The package's own accuracy does not depend on the order, so `evaluate` computes
+    it on batches of texts of similar length, which hold less padding.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._order: NDArray[np.int64] | None = None  # of the evaluation that begins
+        self._of_dev = False  # whether that is one of `eval_dataset`
+        self._dev_logits: dict[int, NDArray[Any]] = {}  # by the number of optimiser steps
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer.train, which keeps the logits of its evaluations."""
+        self._dev_logits.clear()
+        return super().train(*args, **kwargs)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer.evaluate, longest texts first if the metrics cannot depend on the order."""
+        own: Any = self.eval_dataset
+        dataset = own if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):
+            dataset = own[dataset]
+        self._order = longest_first(dataset) if self._may_reorder(dataset) else None
+        self._of_dev = eval_dataset is None
+        try:
+            return super().evaluate(eval_dataset, *args, **kwargs)
+        finally:
+            self._order = None
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Trainer.evaluation_loop, after which the logits of `eval_dataset` are kept."""
+        order, self._order = self._order, None  # a callback may call `predict` after this
+        output = super().evaluation_loop(*args, **kwargs)
+        if order is not None and self._of_dev:
+            self._keep(output.predictions, order)
+        return output
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The mean classification loss on the original texts; used in evaluation only."""
+        outputs = model(**inputs)
+        loss = F.cross_entropy(outputs.logits.float(), inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+    def dev_logits(self) -> NDArray[Any] | None:
+        """The logits [n, C] of `eval_dataset` by the model that `train` left, if it computed them.
+
+        They are those that `evaluation.predict.predict` would give.
+        """
+        step, best = self.state.global_step, self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None:
+            step = step_of(best)
+        return self._dev_logits.get(step)
+
+    def _may_reorder(self, dataset: Any) -> bool:
+        return (
+            self.compute_metrics is accuracy
+            and self.preprocess_logits_for_metrics is None
+            and not self.args.dataloader_persistent_workers  # Trainer then keeps the first loader
+            and has_length(dataset)
+            and "input_ids" in (getattr(dataset, "column_names", None) or ())
+        )
+
+    def _keep(self, logits: Any, order: NDArray[np.int64]) -> None:
+        """Keeps the logits of this evaluation, and those of the best model so far.
+
+        After training, evaluation in 16 bits would cast the model first, and give others.
+        """
+        cast = self.args.bf16_full_eval or self.args.fp16_full_eval
+        if self.is_in_train and not cast and isinstance(logits, np.ndarray):
+            best = self.state.best_global_step
+            self._dev_logits = {k: v for k, v in self._dev_logits.items() if k == best}
+            self._dev_logits[self.state.global_step] = undo_order(logits, order)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        # Trainer's own would follow the order of training, and predict would return that.
+        if eval_dataset is None or not has_length(eval_dataset):
+            return None
+        return SequentialSampler(eval_dataset) if self._order is None else self._order.tolist()

@@ -141,18 +141,25 @@ def test_the_logits_of_the_last_evaluation_are_those_of_predict(tmp_path):
     assert trainer.dev_logits() is None
 
 
-def test_the_best_model_has_its_own_logits(tmp_path):
+def test_the_best_model_has_its_own_logits(tmp_path, monkeypatch):
     options = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
     trainer = trainer_of(
         tmp_path,
         max_steps=4,
-        learning_rate=0.5,  # so that later steps are worse
+        learning_rate=0.5,  # so that every step changes the logits
         load_best_model_at_end=True,
         metric_for_best_model="loss",
         **options,
     )
+    determine = trainer._determine_best_metric
+    losses = iter([3.0, 1.0, 2.0, 4.0])  # the second step is the best, whatever the rounding
+    monkeypatch.setattr(
+        trainer,
+        "_determine_best_metric",
+        lambda metrics, trial: determine({**metrics, "eval_loss": next(losses)}, trial),
+    )
     trainer.train()
-    assert trainer.state.best_global_step < 3
+    assert trainer.state.best_global_step == 2
     np.testing.assert_array_equal(trainer.dev_logits(), predict(trainer, trainer.eval_dataset))
 
 

@@ -85,7 +85,9 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     task = None if name is None else load_task(name)
     settings = {} if task is None else task.settings
     method = early.method or file.get("method") or settings.get("method") or MethodChoice.method
-    # Seconds of imports, after the errors that need none.
+    # Seconds of imports, after the errors that need none. The operations come first: to register
+    # one, torch searches all modules there are, and transformers brings two thousand.
+    import masktuning.ops  # noqa: F401
     from masktuning.training.arguments import MaskTuningArguments, arguments_for
 
     # The parser reports an unknown method.
@@ -93,8 +95,9 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     groups = [ModelArguments, DataArguments, training_class, RunArguments]
     parser = build_parser(None, "", groups)
     others = _options_of_others(known_names(parser))
-    if name is not None:
-        load_task(name, known_names(parser) | others)  # now that the settings' names are known
+    allowed = known_names(parser) | others
+    if name is not None and not settings.keys() <= allowed:
+        load_task(name, allowed)  # raises, naming the line of the unknown setting
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":  # without a value it is the newest one
             action.nargs, action.const = "?", "last"

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from masktuning.config.errors import UsageError, one_line
 from masktuning.data.load import load_texts
-from masktuning.data.tokenize import EncodedSet, encode, length_limit
+from masktuning.data.tokenize import EncodedSet, encode_all, length_limit
 from masktuning.methods import method_class
 from masktuning.methods.base import check_tokenizer
 from masktuning.modeling.loading import LOADING_ERRORS, check_folder
@@ -42,7 +42,7 @@ def build_trainer(job: TrainingJob) -> tuple[MaskTuningTrainer, list[EncodedSet]
     limit = min(job.model.max_seq_length, limit)
     workers = job.data.preprocessing_num_workers
     with args.main_process_first(desc="tokenising"):
-        sets = [EncodedSet(one, encode(one, tokenizer, limit, workers)) for one in texts]
+        sets = encode_all(texts, tokenizer, limit, workers)
     by_role = {one.texts.role: one.data for one in reversed(sets)}  # the first set of each role
     set_seed(args.seed)  # the same data order and dropout, whatever loading drew
     try:

@@ -6,7 +6,7 @@ import logging
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,10 @@ from masktuning.methods.choice import MethodChoice
 from masktuning.tasks import Task, load_task
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from masktuning.data.load import LabelledTexts
+    from masktuning.modeling.shared_encoder import MaskTuningModel
     from masktuning.training.arguments import MethodArguments
 
 logger = logging.getLogger(__name__)
@@ -37,6 +41,15 @@ DEFAULTS = {
     "save_total_limit": 2,
     "per_device_eval_batch_size": 64,
 }
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from: the texts of its sets, and a model with its tokenizer."""
+
+    texts: list[LabelledTexts]
+    model: MaskTuningModel
+    tokenizer: PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,8 @@ class TrainingJob:
     """The names of the options that the task, the file or a flag gave."""
     embedded: Path
     """The checkpoint that a generated task starts from where no other is named."""
+    loaded: list[Inputs] = field(default_factory=list, compare=False, repr=False)
+    """The inputs, if they were loaded for a check before the run; the run takes them from here."""
 
     @property
     def folder(self) -> Path:

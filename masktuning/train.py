@@ -32,6 +32,7 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
+from masktuning.config.imports import heavy_imports
 from masktuning.config.installed import import_datasets
 from masktuning.config.options import DataArguments, ModelArguments, RunArguments
 from masktuning.config.parser import build_parser, run_command, wants_help
@@ -61,11 +62,12 @@ def main(argv: list[str]) -> None:
     if wants_help(argv):
         _help_parser(argv).print_help()
         return
-    job = read_job(argv, EMBEDDED)
-    import_datasets()  # said now, before a model is loaded or an earlier run removed
-    from masktuning.demo.compare import compare  # seconds of imports: after the cheap errors
-    from masktuning.training.dry_run import dry_run
-    from masktuning.training.run import run
+    with heavy_imports():
+        job = read_job(argv, EMBEDDED)
+        import_datasets()  # said now, before a model is loaded or an earlier run removed
+        from masktuning.demo.compare import compare  # seconds of imports: after the cheap errors
+        from masktuning.training.dry_run import dry_run
+        from masktuning.training.run import run
 
     jobs = [job]
     if job.task.generated and "method" not in job.chosen:

@@ -6,11 +6,13 @@ import json
 import logging
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from yaml.constructor import SafeConstructor
 
 from masktuning.config.errors import UsageError, check_names, one_line
 
@@ -138,8 +140,8 @@ def run_command(main: Any) -> NoReturn:
     sys.exit(0)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A mapping from a YAML file.
+def compose_yaml(path: str | Path) -> yaml.Node | None:
+    """The parsed content of a YAML file, with the line of everything; None if it is empty.
 
     Raises:
         UsageError: naming the file, and the line where it is not valid.
@@ -147,16 +149,43 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
+    with _yaml_errors(path):
+        node: yaml.Node | None = yaml.compose(
+            path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader
+        )
+    return node
+
+
+def mapping_of(path: str | Path, node: yaml.Node | None) -> dict[str, Any]:
+    """What a file that `compose_yaml` parsed says, as a mapping. It may alter the node.
+
+    Raises:
+        UsageError: naming the file, if it holds something other than a mapping.
+    """
+    if node is None:
+        return {}
+    with _yaml_errors(path):
+        content = SafeConstructor().construct_document(node)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: must be a mapping of names to values")
+    return content
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A mapping from a YAML file; raises as `compose_yaml` and `mapping_of` do."""
+    return mapping_of(path, compose_yaml(path))
+
+
+@contextmanager
+def _yaml_errors(path: str | Path) -> Iterator[None]:
+    """Raises UsageError for what is not valid within it, naming the file and the line."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        yield
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', '')}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: must be a mapping of names to values")
-    return content

@@ -31,8 +31,9 @@ class LabelNames:
 
         A number also matches the name LABEL_<number>, which transformers gives to unnamed labels.
         """
-        unnamed = self._exact.get(f"LABEL_{name}")
-        return self._exact.get(name, self._folded.get(_fold(name), unnamed))
+        if name in self._exact:
+            return self._exact[name]
+        return self._folded.get(_fold(name), self._exact.get(f"LABEL_{name}"))
 
 
 def model_labels(config_names: Sequence[str], task_names: Sequence[str]) -> list[str]:

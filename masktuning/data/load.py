@@ -121,9 +121,11 @@ def load_set(
 
 def _label_ids(table: Table, spec: SetSpec, labels: list[str]) -> list[int]:
     names = LabelNames(labels)
+    column = table.column(spec.label)
+    id_of = {raw: names.find(spec.label_names.get(raw, raw)) for raw in dict.fromkeys(column)}
     ids = []
-    for line, raw in zip(table.lines, table.column(spec.label), strict=True):
-        label = names.find(spec.label_names.get(raw, raw))
+    for line, raw in zip(table.lines, column, strict=True):
+        label = id_of[raw]
         if label is None:
             raise UsageError(
                 f"{table.origin}, line {line}: label {raw!r} is none of {', '.join(labels)}"
@@ -142,7 +144,8 @@ def _texts(table: Table, column: str, spec: SetSpec) -> list[str]:
         if not text.strip() and not spec.empty_texts:
             raise UsageError(f"{table.origin}, line {line}: the text in {column!r} is empty")
     if spec.strip_breaks:
-        return [re.sub(r"\s*(<br\s*/?>?\s*)+", " ", text) for text in texts]
+        breaks = re.compile(r"\s*(<br\s*/?>?\s*)+")
+        return [breaks.sub(" ", text) if "<br" in text else text for text in texts]
     return texts
 
 

@@ -83,8 +83,7 @@ def read_table(
     elif delimiter is None:
         table = _from_rows(path, _json_rows(path, _decode(path)))
     else:
-        rows = _csv_rows(path, _decode(path), delimiter, quoting, skip_broken_rows)
-        table = _from_rows(path, rows)
+        table = _csv_table(path, _decode(path), delimiter, quoting, skip_broken_rows)
     if not table.lines:
         raise UsageError(f"{path}: empty, there is no example in it")
     return table
@@ -130,9 +129,9 @@ def _from_rows(path: Path, rows: Iterator[tuple[int, dict[str, str | None]]]) ->
     return Table(str(path), columns, lines, nested)
 
 
-def _csv_rows(
+def _csv_table(
     path: Path, text: str, delimiter: str, quoting: str, skip_broken_rows: bool
-) -> Iterator[tuple[int, dict[str, str | None]]]:
+) -> Table:
     # A field may be longer than the default limit, which holds for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.reader(
@@ -143,17 +142,20 @@ def _csv_rows(
     )
     # A last line without a line end is where an interrupted download ends: it is never skipped.
     cut_off = -1 if text.endswith("\n") else text.count("\n") + 1
-    header: list[str] | None = None
+    numbered = _csv_fields(path, reader)
+    _, header = next(numbered, (0, []))
+    if len(set(header)) < len(header):
+        raise UsageError(f"{path}: two columns have the same name: {', '.join(header)}")
+    columns: list[list[str]] = [[] for _ in header]
+    lines: list[int] = []
     skipped: list[int] = []
-    for line, row in _csv_fields(path, reader):
-        if header is None:
-            header = row
-            if len(set(row)) < len(row):
-                raise UsageError(f"{path}: two columns have the same name: {', '.join(row)}")
-        elif not row:
+    for line, row in numbered:
+        if not row:
             continue  # a blank line
-        elif len(row) == len(header):
-            yield line, dict(zip(header, row, strict=True))
+        if len(row) == len(header):
+            lines.append(line)
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
         elif skip_broken_rows and line != cut_off:
             skipped.append(line)
         else:
@@ -162,8 +164,9 @@ def _csv_rows(
                 f"({', '.join(header)})"
             )
     if skipped:
-        lines = ", ".join(map(str, skipped))
-        logger.warning("%s: skipped lines with too few or too many fields: %s", path, lines)
+        listed = ", ".join(map(str, skipped))
+        logger.warning("%s: skipped lines with too few or too many fields: %s", path, listed)
+    return Table(str(path), dict(zip(header, columns, strict=True)), lines)
 
 
 def _csv_fields(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
@@ -188,7 +191,8 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | Non
             continue
         try:
             row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # fails on half a surrogate pair
+            if "\\u" in line:  # an escape may stand for half a surrogate pair, which fails here
+                json.dumps(row, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:  # also nested too deep, a number too long
             reason = getattr(error, "msg", one_line(error))
             raise UsageError(f"{path}, line {number}: not JSON ({reason})") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,11 +16,13 @@ from masktuning.config.installed import import_datasets, version_of
 from masktuning.data.load import LabelledTexts
 
 if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
-_ENCODING_VERSION = "1"  # to be raised when `encode` returns other columns for the same texts
+_ENCODING_VERSION = "1"  # to be raised when `encode_all` returns other columns for the same texts
 
 
 class EncodedSet(NamedTuple):
@@ -35,6 +38,16 @@ def encode(
     max_length: int,
     num_proc: int | None = None,
 ) -> Dataset:
+    """The tokenised rows of one set; see `encode_all`."""
+    return encode_all([texts], tokenizer, max_length, num_proc)[0].data
+
+
+def encode_all(
+    sets: Sequence[LabelledTexts],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    num_proc: int | None = None,
+) -> list[EncodedSet]:
     """Tokenised rows of at most `max_length` tokens, with `labels`, `example_id` and `truncated`.
 
     `example_id` is the number of the row in the set, from 0; `truncated` says whether its text was
@@ -45,8 +58,39 @@ def encode(
         UsageError: if the package `datasets` is not installed.
     """
     datasets = import_datasets()
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "masktuning"
+    cache.mkdir(parents=True, exist_ok=True)
+    settings = _hash_of_settings(tokenizer, max_length)
+    encoded = []
+    for texts in sets:
+        key = _key(settings, texts)
+        path = cache / f"{key}.arrow"
+        if path.is_file() and datasets.is_caching_enabled():
+            data = datasets.Dataset.from_file(str(path))
+        else:
+            data = _tokenise(texts, tokenizer, max_length, num_proc, path)
+        if truncated := sum(data["truncated"][:]):
+            logger.warning(
+                "%s: %d of %d texts are longer than %d tokens and were truncated",
+                texts.name,
+                truncated,
+                len(texts),
+                max_length,
+            )
+        encoded.append(EncodedSet(texts, data))
+    return encoded
+
+
+def _tokenise(
+    texts: LabelledTexts,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    num_proc: int | None,
+    path: Path,
+) -> Dataset:
+    """The rows of a set, written to `path` or, by several processes, to files named after it."""
     rows = {f"text_{i}": column for i, column in enumerate(texts.texts)}
-    dataset = datasets.Dataset.from_dict(
+    dataset = import_datasets().Dataset.from_dict(
         {**rows, "labels": texts.labels, "example_id": list(range(len(texts)))}
     )
 
@@ -59,27 +103,15 @@ def encode(
             cut = [len(ids) > max_length for ids in tokenizer(*columns, verbose=False)["input_ids"]]
         return {**encoded, "truncated": cut}
 
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "masktuning"
-    cache.mkdir(parents=True, exist_ok=True)
-    key = _fingerprint(texts, tokenizer, max_length)
-    encoded = dataset.map(
+    return dataset.map(
         tokenize,
         batched=True,
         num_proc=num_proc,
         remove_columns=list(rows),
-        cache_file_name=str(cache / f"{key}.arrow"),
-        new_fingerprint=key,
+        cache_file_name=str(path),
+        new_fingerprint=path.stem,
         desc=f"Tokenising {texts.name}",
     )
-    if truncated := sum(encoded["truncated"]):
-        logger.warning(
-            "%s: %d of %d texts are longer than %d tokens and were truncated",
-            texts.name,
-            truncated,
-            len(texts),
-            max_length,
-        )
-    return encoded
 
 
 def length_limit(encoder: nn.Module, config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -94,11 +126,10 @@ def length_limit(encoder: nn.Module, config: Any, tokenizer: PreTrainedTokenizer
     return limit
 
 
-def _fingerprint(texts: LabelledTexts, tokenizer: Any, max_length: int) -> str:
-    """A hash of everything that the tokenised rows depend on."""
-    digest = hashlib.sha256()
+def _hash_of_settings(tokenizer: Any, max_length: int) -> Hash:
+    """The part of the keys that is the same for all sets, and costs more than the rest."""
     if tokenizer.is_fast:
-        # Truncation and padding are as the last call left them, and `encode` sets its own.
+        # Truncation and padding are as the last call left them, and tokenising sets its own.
         settings = json.loads(tokenizer.backend_tokenizer.to_str())
         settings |= {"truncation": None, "padding": None}
     else:
@@ -106,8 +137,15 @@ def _fingerprint(texts: LabelledTexts, tokenizer: Any, max_length: int) -> str:
     settings["class"] = type(tokenizer).__name__
     settings["inputs"] = [tokenizer.model_input_names, tokenizer.truncation_side, max_length]
     settings["versions"] = [version_of(name) for name in ("tokenizers", "transformers")]
+    digest = hashlib.sha256()
     for part in (_ENCODING_VERSION, json.dumps(settings)):
         digest.update(part.encode() + b"\0")
+    return digest
+
+
+def _key(settings: Hash, texts: LabelledTexts) -> str:
+    """A hash of everything that the tokenised rows of a set depend on."""
+    digest = settings.copy()
     for column in texts.texts:
         digest.update("\0".join(column).encode("utf-8", "surrogatepass") + b"\1")
     digest.update(",".join(map(str, texts.labels)).encode())

@@ -12,11 +12,10 @@ from pathlib import Path
 from accelerate import PartialState
 
 from masktuning.config.errors import UsageError
-from masktuning.data.load import load_texts
 from masktuning.evaluation.metrics import SetResult
 from masktuning.evaluation.tables import comparison_table
 from masktuning.training import run_folder
-from masktuning.training.build import load_model
+from masktuning.training.build import load_inputs
 from masktuning.training.job import TrainingJob
 from masktuning.training.perturbation_log import FILE
 from masktuning.training.run import check_folder, run
@@ -38,7 +37,7 @@ def compare(jobs: list[TrainingJob]) -> None:
     """
     _settle_resuming(jobs)
     _check_folders(jobs)
-    _check_inputs(jobs)
+    _load_inputs(jobs)
     # Every process must have checked the folders before the first one clears them.
     PartialState().wait_for_everyone()
     _clear_folders(jobs)
@@ -78,14 +77,11 @@ def _check_folders(jobs: list[TrainingJob]) -> None:
         check_folder(job)
 
 
-def _check_inputs(jobs: list[TrainingJob]) -> None:
-    """Loads the data and the model of every job once; jobs with the same data share one check."""
-    checked = []
-    for job in jobs:
-        if (job.task, job.data) not in checked:
-            load_texts(job.task.sets, job.task.labels, job.data.data_dir)
-            checked.append((job.task, job.data))
-        load_model(job)
+def _load_inputs(jobs: list[TrainingJob]) -> None:
+    """Loads the data and the model of every job, for its run; jobs with the same data share it."""
+    for i, job in enumerate(jobs):
+        same = [one for one in jobs[:i] if (one.task, one.data) == (job.task, job.data)]
+        job.loaded.append(load_inputs(job, same[0].loaded[0].texts if same else None))
 
 
 def _clear_folders(jobs: list[TrainingJob]) -> None:

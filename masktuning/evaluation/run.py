@@ -13,7 +13,7 @@ from masktuning.config.options import DataArguments
 from masktuning.data.custom_task import own_task, with_eval_files
 from masktuning.data.labels import model_labels
 from masktuning.data.load import LabelledTexts, load_texts
-from masktuning.data.tokenize import EncodedSet, encode, length_limit
+from masktuning.data.tokenize import EncodedSet, encode_all, length_limit
 from masktuning.evaluation.aggregate import EVALUATION_RESULTS
 from masktuning.evaluation.choice import wanted_lengths, wanted_sets
 from masktuning.evaluation.metrics import SetResult
@@ -117,8 +117,7 @@ def _encode(
     job: EvaluationJob, texts: list[LabelledTexts], tokenizer: Any, length: int
 ) -> list[EncodedSet]:
     kept = [one.first(job.data.max_eval_samples) for one in texts]
-    workers = job.data.preprocessing_num_workers
-    return [EncodedSet(one, encode(one, tokenizer, length, workers)) for one in kept]
+    return encode_all(kept, tokenizer, length, job.data.preprocessing_num_workers)
 
 
 def _with_ending(task: Task, scores: dict[str, Scored], ending: str) -> list[_Measured]:

@@ -38,9 +38,9 @@ def method_class(name: str) -> type[Method]:
         UsageError: if there is no method of that name, or the package that adds it cannot be
             imported or lacks a member of the interface; the message names the package and member.
     """
-    check_names([name], set(names()), "method")
-    if name in METHODS:
+    if name in METHODS:  # first, since `names` reads the metadata of every installed package
         return EntryPoint(name, METHODS[name], GROUP).load()
+    check_names([name], set(names()), "method")
     entry = _others()[name]
     package = entry.dist.name if entry.dist else entry.module.partition(".")[0]
     where = f"the method {name!r} of the package {package} cannot be used"

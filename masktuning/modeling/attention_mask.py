@@ -8,8 +8,10 @@ Shapes: B examples, L tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -34,14 +36,21 @@ def takes_4d_mask(classifier: PreTrainedModel) -> bool:
         ids_BL[:, -1] = config.eos_token_id
     mask_BL = torch.ones_like(ids_BL)
     mask_BL[1, 5:] = 0
-    found = []
+    found: list[Tensor] = []
+
+    def keep_states(module: nn.Module, inputs: Any, output: Any) -> None:
+        found.append(output[0][mask_BL.bool()])
+
+    handle = classifier.base_model.register_forward_hook(keep_states)
     try:
         for mask in (mask_BL, full_mask(mask_BL)):
-            state_BLH = classifier.base_model(input_ids=ids_BL, attention_mask=mask)[0]
-            logits_BC = classifier(input_ids=ids_BL, attention_mask=mask).logits
-            found.append((state_BLH[mask_BL.bool()], logits_BC))
+            found.append(classifier(input_ids=ids_BL, attention_mask=mask).logits)
     except (ValueError, RuntimeError):  # the family needs a mask of two dimensions
         return False
     finally:
+        handle.remove()
         classifier.train(training)
-    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
+    if len(found) != 4:
+        return False  # the classifier does not call its encoder as a module
+    pairs = zip(found[:2], found[2:], strict=True)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -15,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, is_peft_available
 from transformers.utils import logging as transformers_logging
 
 from masktuning.config.errors import UsageError, one_line
@@ -70,15 +73,45 @@ def check_masked_lm(name: str | Path, config: Any) -> None:
         )
 
 
+def read_weights(name: str | Path, settings: Any) -> dict[str, Tensor] | None:
+    """The tensors of a checkpoint for `load_float32`, so that two models need one reading.
+
+    None where a checkpoint is not just one safetensors file (several files, a pickle, an adapter):
+    transformers then reads it for each model.
+
+    Args:
+        name: a folder or a hub id.
+        settings: the checkpoint's configuration.
+    """
+    if is_peft_available() or getattr(settings, "transformers_weights", None):
+        return None
+    path = cached_file(
+        name,
+        SAFE_WEIGHTS_NAME,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if path is None:
+        return None
+    halves = (torch.float16, torch.bfloat16)
+    tensors = load_file(path)
+    return {key: t.float() if t.dtype in halves else t for key, t in tensors.items()}
+
+
 def load_float32(
-    auto: Any, name: str | Path, expected_new: tuple[str, ...], **config: Any
+    auto: Any,
+    name: str | Path,
+    expected_new: tuple[str, ...],
+    weights: dict[str, Tensor] | None = None,
+    **config: Any,
 ) -> PreTrainedModel:
     """`auto.from_pretrained(name)` in float32, whatever the checkpoint's own dtype.
 
     Weights that the checkpoint lacks are newly initialised. One warning names them, except those
-    whose name contains one of `expected_new`.
+    whose name contains one of `expected_new`. If the checkpoint's tensors are given as `weights`,
+    no file is read, and the model keeps them as its own memory.
     """
-    model, missing = _from_pretrained(auto, name, **config)
+    model, missing = _from_pretrained(auto, name, weights, **config)
     new = [key for key in missing if not any(word in key for word in expected_new)]
     if new:
         logger.warning(
@@ -118,15 +151,21 @@ def load_classifier(name: str) -> tuple[PreTrainedModel, Any]:
 
 
 def _from_pretrained(
-    auto: Any, name: str | Path, **config: Any
+    auto: Any, name: str | Path, weights: dict[str, Tensor] | None = None, **config: Any
 ) -> tuple[PreTrainedModel, list[str]]:
     """A model in float32, and the names of the weights that its checkpoint lacks."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its own report is a page long
+    source: str | Path | None = name
+    if weights is not None:  # a stock class takes weights, though not together with a name
+        settings = AutoConfig.from_pretrained(name, **config)
+        auto = auto._model_mapping[type(settings)]
+        source, config = None, {"config": settings, "state_dict": weights}
     try:
         model, report = auto.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, **config
+            source, dtype=torch.float32, output_loading_info=True, **config
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
+    model.name_or_path = model.config.name_or_path = str(name)
     return model, sorted(report["missing_keys"])

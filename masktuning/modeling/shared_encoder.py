@@ -30,7 +30,13 @@ from masktuning.modeling.checkpoint import (
     starting_with,
 )
 from masktuning.modeling.embedding_mask import masked_embeddings
-from masktuning.modeling.loading import EXPECTED_NEW, check_language, check_masked_lm, load_float32
+from masktuning.modeling.loading import (
+    EXPECTED_NEW,
+    check_language,
+    check_masked_lm,
+    load_float32,
+    read_weights,
+)
 from masktuning.modeling.mlm_head import MaskedLMHead
 
 logger = logging.getLogger(__name__)
@@ -75,11 +81,15 @@ class MaskTuningModel(nn.Module):
         check_language(name, settings)
         if mlm_head:
             check_masked_lm(name, settings)
-        classifier = load_float32(AutoModelForSequenceClassification, name, EXPECTED_NEW, **config)
+        own_head = part_file(name, HEAD).is_file()
+        weights = read_weights(name, settings) if mlm_head and not own_head else None
+        classifier = load_float32(
+            AutoModelForSequenceClassification, name, EXPECTED_NEW, weights, **config
+        )
         if not mlm_head:
             return cls(classifier, None)
-        if not part_file(name, HEAD).is_file():
-            return cls(classifier, load_float32(AutoModelForMaskedLM, name, ()))
+        if not own_head:
+            return cls(classifier, load_float32(AutoModelForMaskedLM, name, (), weights))
         model = cls(classifier, AutoModelForMaskedLM.from_config(settings, dtype=torch.float32))
         model._load_head(name)
         return model
@@ -238,4 +248,10 @@ def _decoder_start(input_ids: Tensor, config: Any) -> Tensor:
 def _share_encoder(classifier: PreTrainedModel, mlm: PreTrainedModel) -> PreTrainedModel:
     setattr(mlm, mlm.base_model_prefix, classifier.base_model)
     mlm.tie_weights()
+    # Heads that were made of one reading of a checkpoint may have the same memory under one name.
+    known = {id(parameter) for parameter in classifier.parameters()}
+    addresses = {parameter.data_ptr() for parameter in classifier.parameters()}
+    for parameter in mlm.parameters():
+        if id(parameter) not in known and parameter.data_ptr() in addresses:
+            parameter.data = parameter.data.clone()
     return mlm

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 
 from masktuning.config.errors import UsageError, check_names
-from masktuning.config.parser import read_yaml
+from masktuning.config.parser import compose_yaml, mapping_of
 
 _NAMES: dict[Any, str] = {
     str: "a text",
@@ -38,9 +38,9 @@ class Document:
 
     def __init__(self, path: str | Path) -> None:
         self.name = str(path)
-        self.content = read_yaml(path)  # raises for a missing file and for broken YAML
-        node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = compose_yaml(path)  # raises for a missing file and for broken YAML
         self._lines = {} if node is None else dict(_lines(node, ()))
+        self.content = mapping_of(path, node)  # after the lines, since it merges `<<` keys
         duplicates = [path for path, line in self._lines.items() if line < 0]
         if duplicates:
             raise self.error(duplicates[0], f"{duplicates[0][-1]!r} is given twice")

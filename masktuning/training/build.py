@@ -11,15 +11,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
 from masktuning.config.errors import UsageError, one_line
-from masktuning.data.load import load_texts
-from masktuning.data.tokenize import EncodedSet, encode, length_limit
+from masktuning.data.load import LabelledTexts, load_texts
+from masktuning.data.tokenize import EncodedSet, encode_all, length_limit
 from masktuning.methods import method_class
 from masktuning.methods.base import check_tokenizer
 from masktuning.modeling.loading import LOADING_ERRORS, check_folder
 from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import backends
 from masktuning.training.arguments import MethodArguments
-from masktuning.training.job import TrainingJob
+from masktuning.training.job import Inputs, TrainingJob
 from masktuning.training.trainer import MaskTuningTrainer
 
 
@@ -30,19 +30,13 @@ def build_trainer(job: TrainingJob) -> tuple[MaskTuningTrainer, list[EncodedSet]
         UsageError: for data, a model, a method or a back end that cannot be used.
     """
     args = job.training
-    check_device(args)
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()  # loading bars; Trainer's own stays
-    texts = load_texts(job.task.sets, job.task.labels, job.data.data_dir)
-    wanted = {"train": job.data.max_train_samples}
-    texts = [one.first(wanted.get(one.role, job.data.max_eval_samples)) for one in texts]
-    set_seed(args.seed)
-    model, tokenizer = load_model(job)
+    inputs = job.loaded.pop() if job.loaded else load_inputs(job)
+    model, tokenizer = inputs.model, inputs.tokenizer
     limit = length_limit(model.encoder, model.config, tokenizer)
     limit = min(job.model.max_seq_length, limit)
     workers = job.data.preprocessing_num_workers
     with args.main_process_first(desc="tokenising"):
-        sets = [EncodedSet(one, encode(one, tokenizer, limit, workers)) for one in texts]
+        sets = encode_all(inputs.texts, tokenizer, limit, workers)
     by_role = {one.texts.role: one.data for one in reversed(sets)}  # the first set of each role
     set_seed(args.seed)  # the same data order and dropout, whatever loading drew
     try:
@@ -56,6 +50,23 @@ def build_trainer(job: TrainingJob) -> tuple[MaskTuningTrainer, list[EncodedSet]
     except (ImportError, RuntimeError, ValueError) as error:  # a logger that is not installed, ...
         raise UsageError(one_line(error)) from None
     return trainer, sets
+
+
+def load_inputs(job: TrainingJob, texts: list[LabelledTexts] | None = None) -> Inputs:
+    """What the job's run starts from; `texts` are those of another job with the same data.
+
+    Raises:
+        UsageError: for data, a model, a method or a back end that cannot be used.
+    """
+    check_device(job.training)
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()  # loading bars; Trainer's own stays
+    if texts is None:
+        texts = load_texts(job.task.sets, job.task.labels, job.data.data_dir)
+        wanted = {"train": job.data.max_train_samples}
+        texts = [one.first(wanted.get(one.role, job.data.max_eval_samples)) for one in texts]
+    set_seed(job.training.seed)
+    return Inputs(texts, *load_model(job))
 
 
 def check_device(args: MethodArguments) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,10 @@ from masktuning.methods.choice import MethodChoice
 from masktuning.tasks import Task, load_task
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from masktuning.data.load import LabelledTexts
+    from masktuning.modeling.shared_encoder import MaskTuningModel
     from masktuning.training.arguments import MethodArguments
 
 logger = logging.getLogger(__name__)
@@ -37,6 +41,15 @@ DEFAULTS = {
     "save_total_limit": 2,
     "per_device_eval_batch_size": 64,
 }
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from: the texts of its sets, and a model with its tokenizer."""
+
+    texts: list[LabelledTexts]
+    model: MaskTuningModel
+    tokenizer: PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,8 @@ class TrainingJob:
     """The names of the options that the task, the file or a flag gave."""
     embedded: Path
     """The checkpoint that a generated task starts from where no other is named."""
+    loaded: list[Inputs] = field(default_factory=list, compare=False, repr=False)
+    """The inputs, if they were loaded for a check before the run; the run takes them from here."""
 
     @property
     def folder(self) -> Path:
@@ -85,7 +100,9 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     task = None if name is None else load_task(name)
     settings = {} if task is None else task.settings
     method = early.method or file.get("method") or settings.get("method") or MethodChoice.method
-    # Seconds of imports, after the errors that need none.
+    # Seconds of imports, after the errors that need none. The operations come first: to register
+    # one, torch searches all modules there are, and transformers brings two thousand.
+    import masktuning.ops  # noqa: F401
     from masktuning.training.arguments import MaskTuningArguments, arguments_for
 
     # The parser reports an unknown method.
@@ -93,8 +110,9 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     groups = [ModelArguments, DataArguments, training_class, RunArguments]
     parser = build_parser(None, "", groups)
     others = _options_of_others(known_names(parser))
-    if name is not None:
-        load_task(name, known_names(parser) | others)  # now that the settings' names are known
+    allowed = known_names(parser) | others
+    if name is not None and not settings.keys() <= allowed:
+        load_task(name, allowed)  # raises, naming the line of the unknown setting
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":  # without a value it is the newest one
             action.nargs, action.const = "?", "last"

@@ -44,6 +44,10 @@ class MethodArguments(MethodChoice, TrainingArguments):
     logging_steps: float = field(
         default=0.02, metadata={"help": "Log every so many steps, or this share of all steps."}
     )
+    pad_to_multiple_of: int | None = field(
+        default=None,
+        metadata={"help": "Pad batches to a multiple of this length, so that few lengths occur."},
+    )
 
     def __post_init__(self) -> None:
         method_options(self)
@@ -127,7 +131,7 @@ def use_one_gpu(args: MethodArguments) -> None:
         args._n_gpu = 1
 
 
-def _check_ranges(args: TrainingArguments) -> None:
+def _check_ranges(args: MethodArguments) -> None:
     """Raises ValueError, naming the option, for what Trainer would stumble over much later."""
     for name in (
         "per_device_train_batch_size",
@@ -143,6 +147,8 @@ def _check_ranges(args: TrainingArguments) -> None:
         raise ValueError(
             f"label_smoothing_factor is {args.label_smoothing_factor}: give 0 or more, below 1"
         )
+    if args.pad_to_multiple_of is not None and args.pad_to_multiple_of < 1:
+        raise ValueError(f"pad_to_multiple_of is {args.pad_to_multiple_of}: give 1 or more")
     if args.num_train_epochs <= 0 and args.max_steps <= 0:
         raise ValueError(f"num_train_epochs is {args.num_train_epochs}: give a number above 0")
     if args.output_dir is not None and Path(args.output_dir).is_file():

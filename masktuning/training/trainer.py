@@ -22,7 +22,7 @@ from transformers.trainer_utils import EvalPrediction
 from transformers.training_args import OptimizerNames
 
 from masktuning.data.batch import Batch
-from masktuning.data.collator import PaddingCollator
+from masktuning.data.collator import padding_collator
 from masktuning.data.example_ids import with_example_ids
 from masktuning.evaluation.metrics import accuracy
 from masktuning.methods import method_class
@@ -37,6 +37,7 @@ from masktuning.training.arguments import (
     use_one_gpu,
 )
 from masktuning.training.backward import backward_each, backward_joint
+from masktuning.training.compile import CompiledLayers, compile_settings
 from masktuning.training.gradient_norms import GradientNorms, logs_step
 from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
@@ -87,9 +88,7 @@ class MaskTuningTrainer(Trainer):
         self.method_class = method_class(args.method)
         check_tokenizer(tokenizer, self.method_class.requires)
         use_one_gpu(args)
-        collator = data_collator
-        if not isinstance(collator, PaddingCollator):
-            collator = PaddingCollator(tokenizer, data_collator)
+        collator = padding_collator(tokenizer, data_collator, args.pad_to_multiple_of)
         method = None if model is None else self._method_around(model)
         train_dataset = with_example_ids(train_dataset)
         if method is not None:
@@ -106,6 +105,8 @@ class MaskTuningTrainer(Trainer):
         )
         if method is None:  # Trainer has called model_init
             self.train_dataset = self._prepared(self.method, train_dataset)
+        if (settings := compile_settings(self.accelerator)) is not None:
+            self.add_callback(CompiledLayers(lambda: self.method.model.encoder, settings))
         self.model_accepts_loss_kwargs = False
         self._rng: Tensor | None = None
         self._epoch = -1

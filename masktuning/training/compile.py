@@ -14,24 +14,23 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DynamoBackend
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 
-def compile_settings(accelerator: Accelerator) -> dict[str, Any] | None:
+def compile_settings(args: TrainingArguments, accelerator: Accelerator) -> dict[str, Any] | None:
     """The arguments of torch.compile that a user asked for, or None; accelerate compiles nothing.
 
-    Whatever accelerate knows counts: `torch_compile` and its companions of TrainingArguments, and
-    `accelerate launch --dynamo_backend`. Sizes are dynamic, so that batches of another length need
-    no other graph.
+    What counts is `torch_compile` and its companions of TrainingArguments, and `accelerate launch
+    --dynamo_backend`. Sizes are dynamic, so that batches of another length need no other graph.
     """
-    plugin = accelerator.state.dynamo_plugin
+    accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
+    # The accelerator's own may be that of an earlier trainer with these arguments.
+    plugin = TorchDynamoPlugin(args.torch_compile_backend, args.torch_compile_mode)
     if plugin.backend == DynamoBackend.NO:
         return None
-    settings = {"dynamic": True, **plugin.to_kwargs()}
-    plugin.backend = DynamoBackend.NO
-    return settings
+    return {"dynamic": True, **plugin.to_kwargs()}
 
 
 class CompiledLayers(TrainerCallback):

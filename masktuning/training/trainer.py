@@ -105,7 +105,7 @@ class MaskTuningTrainer(Trainer):
         )
         if method is None:  # Trainer has called model_init
             self.train_dataset = self._prepared(self.method, train_dataset)
-        if (settings := compile_settings(self.accelerator)) is not None:
+        if (settings := compile_settings(args, self.accelerator)) is not None:
             self.add_callback(CompiledLayers(lambda: self.method.model.encoder, settings))
         self.model_accepts_loss_kwargs = False
         self._rng: Tensor | None = None

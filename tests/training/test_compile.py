@@ -160,6 +160,18 @@ def test_the_launcher_s_wish_counts(tmp_path, monkeypatch):
     assert counters["stats"]["unique_graphs"] == 1
 
 
+def test_a_second_trainer_with_the_same_arguments_compiles_too(tmp_path):
+    first = trainer_of(tmp_path, max_steps=1, torch_compile_backend="eager")
+    second = MaskTuningTrainer(
+        model=tiny_model("roberta"),
+        args=first.args,
+        train_dataset=first.train_dataset,
+        processing_class=tiny_tokenizer(),
+    )
+    second.train()
+    assert counters["stats"]["unique_graphs"] == 1
+
+
 def test_an_encoder_without_layers_is_an_error():
     compiled = CompiledLayers(lambda: torch.nn.Linear(2, 2), {"dynamic": True})
     with pytest.raises(ValueError, match="torch_compile finds no layers in Linear"):

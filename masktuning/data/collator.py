@@ -21,16 +21,28 @@ class PaddingCollator:
     """Pads a batch to its longest text and gives the rows' numbers as `example_ids` [B].
 
     Columns that no model reads (such as the raw text) are dropped, and `attention_mask` is left
-    out where nothing is padded. `pad` may be any collator that returns padded tensors; by default
-    it is transformers' DataCollatorWithPadding.
+    out where nothing is padded.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        pad: any collator that returns padded tensors; by default it is transformers'
+            DataCollatorWithPadding.
+        pad_to_multiple_of: without `pad`, lengths are rounded up to a multiple of this number, but
+            not beyond the tokenizer's own limit, so that few different lengths are left.
 
     Raises:
         ValueError: if labels are strings.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, pad: Pad | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        pad: Pad | None = None,
+        pad_to_multiple_of: int | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
-        self.pad = pad or DataCollatorWithPadding(tokenizer)
+        self.multiple = pad_to_multiple_of
+        self.pad = pad or self._pad_with_tokenizer
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         kept = {*OF_ROWS, "label"}
@@ -47,6 +59,30 @@ class PaddingCollator:
             del batch["attention_mask"]
         batch["example_ids"] = torch.tensor(example_ids)
         return batch
+
+    def _pad_with_tokenizer(self, rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+        length = max(len(row["input_ids"]) for row in rows)
+        if self.multiple is not None:
+            rounded = -(-length // self.multiple) * self.multiple
+            length = max(length, min(rounded, self.tokenizer.model_max_length))
+        return DataCollatorWithPadding(self.tokenizer, "max_length", length)(rows)
+
+
+def padding_collator(
+    tokenizer: PreTrainedTokenizerBase, collator: Pad | None, pad_to_multiple_of: int | None
+) -> PaddingCollator:
+    """A trainer's `collator` as a PaddingCollator, which it may be already.
+
+    Raises:
+        ValueError: if there is one and `pad_to_multiple_of`, which it would ignore, is given too.
+    """
+    if collator is not None and pad_to_multiple_of is not None:
+        raise ValueError(
+            "pad_to_multiple_of has no effect on a data_collator of your own: set it there"
+        )
+    if isinstance(collator, PaddingCollator):
+        return collator
+    return PaddingCollator(tokenizer, collator, pad_to_multiple_of)
 
 
 class MaskPlan:

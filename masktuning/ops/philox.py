@@ -28,23 +28,29 @@ def philox4x32_10(
     """Philox4x32 with ten rounds (Salmon et al., SC 2011) on int64 tensors of 32-bit values.
 
     The four counter words and the two key words broadcast against each other. Returns four words
-    of the broadcast shape, each in [0, 2^32). A product of two 32-bit numbers wraps in int64, but
-    its high half is exact after an arithmetic shift and a mask.
+    of the broadcast shape, each in [0, 2^32).
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        product0 = _MULTIPLIERS[0] * c0
-        product1 = _MULTIPLIERS[1] * c2
-        c0, c1, c2, c3 = (
-            ((product1 >> 32) & _LOW) ^ c1 ^ k0,
-            product1 & _LOW,
-            ((product0 >> 32) & _LOW) ^ c3 ^ k1,
-            product0 & _LOW,
-        )
+        high0, low0 = _product(_MULTIPLIERS[0], c0)
+        high1, low1 = _product(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0 = (k0 + _KEY_STEPS[0]) & _LOW
         k1 = (k1 + _KEY_STEPS[1]) & _LOW
     return c0, c1, c2, c3
+
+
+def _product(multiplier: int, word: Tensor) -> tuple[Tensor, Tensor]:
+    """The high and the low 32 bits of the product of two 32-bit numbers.
+
+    The multiplier is split into two halves of 16 bits, so that nothing leaves the range of int64.
+    torch.compile translates to C++, where a signed product that does is undefined, and compilers
+    make other numbers of it.
+    """
+    lower, upper = (multiplier & 0xFFFF) * word, (multiplier >> 16) * word
+    low = (lower + ((upper & 0xFFFF) << 16)) & _LOW
+    return (upper + (lower >> 16)) >> 16, low
 
 
 def draw_words(

@@ -54,7 +54,6 @@ class MethodArguments(MethodChoice, TrainingArguments):
             "choices": ["group_by_length", "random", "sequential", "batch_rebalance"],
         },
     )
-
     precision: str | None = field(
         default=None,
         metadata={
@@ -62,6 +61,10 @@ class MethodArguments(MethodChoice, TrainingArguments):
             "elsewhere; bf16 and fp16 are --bf16 and --fp16; without it those flags decide.",
             "choices": [*PRECISIONS],
         },
+    )
+    pad_to_multiple_of: int | None = field(
+        default=None,
+        metadata={"help": "Pad batches to a multiple of this length, so that few lengths occur."},
     )
 
     def __post_init__(self) -> None:
@@ -147,7 +150,7 @@ def use_one_gpu(args: MethodArguments) -> None:
         args._n_gpu = 1
 
 
-def _check_ranges(args: TrainingArguments) -> None:
+def _check_ranges(args: MethodArguments) -> None:
     """Raises ValueError, naming the option, for what Trainer would stumble over much later."""
     for name in (
         "per_device_train_batch_size",
@@ -163,6 +166,8 @@ def _check_ranges(args: TrainingArguments) -> None:
         raise ValueError(
             f"label_smoothing_factor is {args.label_smoothing_factor}: give 0 or more, below 1"
         )
+    if args.pad_to_multiple_of is not None and args.pad_to_multiple_of < 1:
+        raise ValueError(f"pad_to_multiple_of is {args.pad_to_multiple_of}: give 1 or more")
     if args.num_train_epochs <= 0 and args.max_steps <= 0:
         raise ValueError(f"num_train_epochs is {args.num_train_epochs}: give a number above 0")
     if args.output_dir is not None and Path(args.output_dir).is_file():

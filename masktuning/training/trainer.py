@@ -21,7 +21,7 @@ from transformers.trainer_utils import EvalPrediction
 from transformers.training_args import OptimizerNames
 
 from masktuning.data.batch import Batch
-from masktuning.data.collator import PaddingCollator
+from masktuning.data.collator import padding_collator
 from masktuning.data.example_ids import with_example_ids
 from masktuning.evaluation.metrics import accuracy
 from masktuning.methods import method_class
@@ -37,6 +37,7 @@ from masktuning.training.arguments import (
 )
 from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.batching import BY_LENGTH, similar_length_sampler, warn_of_stream
+from masktuning.training.compile import CompiledLayers, compile_settings
 from masktuning.training.evaluating_trainer import EvaluatingTrainer
 from masktuning.training.gradient_norms import GradientNorms, logs_step
 from masktuning.training.loss_log import LossLog
@@ -90,9 +91,7 @@ class MaskTuningTrainer(EvaluatingTrainer):
         check_tokenizer(tokenizer, self.method_class.requires)
         use_one_gpu(args)
         say_precision(args)
-        collator = data_collator
-        if not isinstance(collator, PaddingCollator):
-            collator = PaddingCollator(tokenizer, data_collator)
+        collator = padding_collator(tokenizer, data_collator, args.pad_to_multiple_of)
         method = None if model is None else self._method_around(model)
         train_dataset = with_example_ids(train_dataset)
         if method is not None:
@@ -109,6 +108,8 @@ class MaskTuningTrainer(EvaluatingTrainer):
         )
         if method is None:  # Trainer has called model_init
             self.train_dataset = self._prepared(self.method, train_dataset)
+        if (settings := compile_settings(args, self.accelerator)) is not None:
+            self.add_callback(CompiledLayers(lambda: self.method.model.encoder, settings))
         self.model_accepts_loss_kwargs = False
         self._rng: Tensor | None = None
         self._epoch = -1

@@ -16,7 +16,7 @@ from oracles import counts_of
 
 from masktuning.config.errors import UsageError
 from masktuning.config.options import DataArguments
-from masktuning.data.collator import MaskTuningCollator
+from masktuning.data.collator import MaskTuningCollator, PaddingCollator
 from masktuning.data.custom_task import own_task, with_eval_files
 from masktuning.data.labels import LabelNames, model_labels
 from masktuning.data.load import LabelledTexts, load_set, load_texts
@@ -389,6 +389,24 @@ def test_collator_counts(rate):
 def test_collator_leaves_out_a_mask_of_ones():
     batch = MaskTuningCollator(tiny_tokenizer())([{"input_ids": [0, 9, 2], "labels": 1}] * 2)
     assert "attention_mask" not in batch
+
+
+@pytest.mark.parametrize(
+    ("multiple", "words", "length"),
+    [(None, 9, 11), (8, 9, 16), (8, 14, 16), (16, 30, 32), (16, 50, 60), (64, 3, 60), (1, 3, 5)],
+)
+def test_lengths_are_rounded_up_to_a_multiple(multiple, words, length):
+    """Up to the tokenizer's limit, which is 60 here, and what is added is padding."""
+    tokenizer = tiny_tokenizer()
+    texts = tokenizer(["w1", " ".join(f"w{i}" for i in range(words))])["input_ids"]
+    rows = [{"input_ids": ids, "labels": 0} for ids in texts]
+    batch = PaddingCollator(tokenizer, pad_to_multiple_of=multiple)(rows)
+    assert batch["input_ids"].shape == (2, length) == batch["attention_mask"].shape
+    assert batch["attention_mask"].sum(1).tolist() == [3, words + 2]
+    assert [
+        row[:n] for row, n in zip(batch["input_ids"].tolist(), (3, words + 2), strict=True)
+    ] == texts
+    assert (batch["input_ids"] == SPECIAL["<pad>"]).sum() == 2 * length - words - 5
 
 
 def test_collator_checks_its_rate():

@@ -39,3 +39,29 @@ def test_contract_places_every_number():
 def test_negative_seed_is_its_64_bits():
     words = draw_words(torch.tensor([-1, 0]), torch.tensor([0]), torch.tensor([0]), 0)
     assert int(words[0]) == masktuning_C.philox4x32_10(0, 0, 0, 0, ONES, ONES)[0]
+
+
+class Int64(int):
+    """An integer whose results must stay in the range of int64."""
+
+
+def checked(name):
+    operator = getattr(int, name)
+
+    def operate(a, b):
+        result = Int64(operator(int(a), int(b)))
+        assert -(2**63) <= result < 2**63, f"{a} {name} {b}"
+        return result
+
+    return operate
+
+
+for name in ("add", "mul", "and", "xor", "lshift", "rshift"):
+    for dunder in (f"__{name}__", f"__r{name}__"):
+        setattr(Int64, dunder, checked(dunder))
+
+
+@pytest.mark.parametrize(("counter", "key", "output"), KNOWN)
+def test_nothing_leaves_the_range_of_int64(counter, key, output):
+    """In the C++ that torch.compile makes of it, a product that does is undefined."""
+    assert philox4x32_10(tuple(map(Int64, counter)), tuple(map(Int64, key))) == output

@@ -71,8 +71,12 @@ def test_accumulation_changes_nothing(one_process, tmp_path):
     assert parts["masks"] == one_process["masks"]
 
 
-@pytest.mark.parametrize("find_unused", [None, False], ids=["two_phase", "joint"])
-def test_two_processes_are_one(one_process, tmp_path, find_unused):
+@pytest.mark.parametrize(
+    ("find_unused", "backend"),
+    [(None, None), (False, None), (None, "eager")],
+    ids=["two_phase", "joint", "compiled"],
+)
+def test_two_processes_are_one(one_process, tmp_path, find_unused, backend):
     """Two gloo ranks of 4 x 2 are one process of 16: masked-token counts differ by rank."""
     both = run_script(
         tmp_path,
@@ -80,6 +84,7 @@ def test_two_processes_are_one(one_process, tmp_path, find_unused):
         per_device_train_batch_size=4,
         gradient_accumulation_steps=2,
         ddp_find_unused_parameters=find_unused,
+        torch_compile_backend=backend,
         ddp_backend="gloo",
         **SGD,
     )

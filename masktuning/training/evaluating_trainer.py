@@ -87,6 +87,7 @@ class EvaluatingTrainer(TimedTrainer):
             self.compute_metrics is accuracy
             and self.preprocess_logits_for_metrics is None
             and not self.args.dataloader_persistent_workers  # Trainer then keeps the first loader
+            and not self.args.dataloader_drop_last  # which texts are left out is for the order
             and has_length(dataset)
             and "input_ids" in (getattr(dataset, "column_names", None) or ())
         )

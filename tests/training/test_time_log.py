@@ -280,6 +280,19 @@ def test_what_checkpointing_computes_again_is_the_encoder_s(tmp_path, monkeypatc
     assert seconds["head"] == 16 * (HEAD_FORWARD + HEAD_BACKWARD)
 
 
+def test_a_compiled_model_is_one_part(tmp_path, monkeypatch, clock):
+    """Hooks would interrupt its graphs, so there are none."""
+    ticking_kernel(clock, monkeypatch)
+    trainer = ticking_trainer(clock, tmp_path, "mask_tuning")
+    trainer.args.torch_compile = True  # after the point where it has an effect on the model
+    trainer.train()
+    seconds = seconds_of(trainer.time_log)
+    directions = ENCODER_FORWARD + ENCODER_BACKWARD + HEAD_FORWARD + HEAD_BACKWARD
+    assert seconds["model"] == 16 * directions + 8 * ROW_KERNEL
+    assert seconds["data"] == 8 * COLLATE and seconds["optimizer"] == 8 * OPTIMIZER
+    assert not seconds.keys() & {"encoder", "head", "row_kernel"}
+
+
 def test_nothing_of_it_stays_on_the_model(tmp_path, clock):
     """Neither after training nor after one that was stopped."""
 

@@ -19,12 +19,11 @@ import torch
 from masktuning.evaluation.tables import aligned
 
 IN_MODEL = ("encoder", "head", "row_kernel")
-OF_STEP = (*IN_MODEL, "model", "optimizer", "data")
+OF_STEP = (*IN_MODEL, "optimizer", "data")
 PARTS = (*OF_STEP, "evaluation", "rest")
 """encoder: both directions of all its passes; head: masking, both heads and the losses, but for the
-row kernel of the masked-LM head; model: these three where they cannot be told apart; optimizer:
-clipping and the step; data: waiting for batches and moving them; rest: loading, logging,
-checkpoints and what else there is."""
+row kernel of the masked-LM head; optimizer: clipping and the step; data: waiting for batches and
+moving them; rest: loading, logging, checkpoints and what else there is."""
 _UNSPLIT = "step"
 _SPLIT_STEPS = 50  # of a run, on a GPU
 _PENDING = 1000  # laps that are kept until they are added up
@@ -37,8 +36,6 @@ class TimeLog:
     def __init__(self, device: torch.device) -> None:
         self.part: str | None = None
         """The part under way."""
-        self.one_model = False
-        """Whether the parts of the model are not to be told apart."""
         self._gpu = device.type == "cuda"
         self._now: Callable[[], Any] = _event if self._gpu else time.perf_counter
         self._laps: list[tuple[str | None, Any]] = []  # parts and when they began
@@ -52,8 +49,6 @@ class TimeLog:
 
     def enter(self, part: str | None) -> None:
         """Ends the part under way and begins another one, or none."""
-        if part in IN_MODEL and self.one_model:
-            part = "model"
         if part in OF_STEP and not self._split:
             part = _UNSPLIT
         if part == self.part:

@@ -53,8 +53,8 @@ class TimedTrainer(Trainer):
 class _Laps(TrainerCallback):
     """Tells a time log when a training step passes from one part to the next.
 
-    Hooks on the encoder and on the gradients of what it returned do so in the model. They would
-    interrupt the graphs of torch.compile, so the time of a compiled model is not split.
+    Hooks on the encoder and on the gradients of what it returned do so in the model. They interrupt
+    no graph of torch.compile, which compiles the layers within the encoder.
     """
 
     def __init__(self, log: TimeLog) -> None:
@@ -76,9 +76,7 @@ class _Laps(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
         self.log.begin_training(state.max_steps - state.global_step)
         self._remove_hooks()  # training begins again where a smaller batch is tried
-        self.log.one_model = args.torch_compile
-        if not args.torch_compile:
-            self._add_hooks(kwargs["model"])
+        self._add_hooks(kwargs["model"])
 
     def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
         self.log.enter("data")

@@ -15,6 +15,10 @@ Batches of similar length are chosen within a share. At the default five shares 
 SST-2 in batches of 16 they hold 1.085 tokens for each real one, and 1.047 in an epoch of all rows,
 so that many rounds underrate our trainer a little. `real_token_share` says what it was.
 
+The contenders a, b and d take several times as long as the others. With `--slow_rounds 1` they and
+the slower back ends of f take part in the first round only; their seconds are then those of its
+rows, and their ratios those of that round.
+
 Under torchrun every process trains on its part, and --batch_size is that of all together
 (bench_processes.py compares the number of processes).
 """
@@ -31,7 +35,17 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from contenders import PADDED, STOCK, Settings, check_machine, chosen, make_model, make_trainer
+from contenders import (
+    FINETUNING,
+    MASK_TUNING,
+    PADDED,
+    STOCK,
+    Settings,
+    check_machine,
+    chosen,
+    make_model,
+    make_trainer,
+)
 from energy import Counter, counters, joules_since, readings
 from lengths import LONGEST, SETS, row_lengths
 from starting_point import StartingPoint, as_dataset, padded_rows, random_rows, starting_point
@@ -56,6 +70,7 @@ def read_flags() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--slow_rounds", type=int, help="rounds of the slow ones; all by default")
     parser.add_argument("--contenders", default="a,b,c,d,e,f")
     return parser.parse_args()
 
@@ -92,15 +107,17 @@ def summary(rounds: list[dict[str, Measured]]) -> dict[str, Measured]:
     """The row of each contender: sums over the rounds, and the ratios of the single rounds."""
     table = {}
     for name in rounds[0]:
-        parts = [measured[name] for measured in rounds]
+        parts = [measured[name] for measured in rounds if name in measured]
         total = {key: sum(p[key] for p in parts) for key in parts[0] if key != "joules"}
         row: Measured = {
+            "rows": total["rows"],
             "seconds": total["seconds"],
             "examples_per_s": total["rows"] / total["seconds"],
             "real_token_share": total["real_tokens"] / total["padded_tokens"],
         }
         if STOCK in rounds[0]:
-            ratios = [one[name]["seconds"] / one[STOCK]["seconds"] for one in rounds]
+            both = [(one[name], one[STOCK]) for one in rounds if name in one]
+            ratios = [ours["seconds"] / stock["seconds"] for ours, stock in both]
             row["of_stock"] = statistics.median(ratios)
             row["of_stock_range"] = [min(ratios), max(ratios)]
         for counter in parts[0]["joules"]:
@@ -111,7 +128,7 @@ def summary(rounds: list[dict[str, Measured]]) -> dict[str, Measured]:
 
 def print_table(table: dict[str, Measured]) -> None:
     for name, row in table.items():
-        text = f"{row['seconds']:8.1f} s {row['examples_per_s']:8.1f}/s"
+        text = f"{row['rows']:6d} rows {row['seconds']:8.1f} s {row['examples_per_s']:8.1f}/s"
         text += f" {100 * row['real_token_share']:5.1f} % real tokens"
         if "of_stock" in row:
             low, high = row["of_stock_range"]
@@ -140,10 +157,13 @@ def main() -> None:
         warm_up = slices(rows[: WARM_UP * flags.batch_size], start.tokenizer, 1)[0]
         for name in names:
             measure(name, start, warm_up.get(name, warm_up[""]), settings, energy)
-        for part in slices(rows, start.tokenizer, flags.rounds):
+        fast = [name for name in names if name in (STOCK, FINETUNING)]
+        fast += [name for name in names if name.startswith(MASK_TUNING)][:1]
+        for i, part in enumerate(slices(rows, start.tokenizer, flags.rounds)):
+            slow = flags.slow_rounds is None or i < flags.slow_rounds
             measured = {
                 name: measure(name, start, part.get(name, part[""]), settings, energy)
-                for name in names
+                for name in (names if slow else fast)
             }
             rounds.append(measured)
             if rank == 0:

@@ -109,7 +109,8 @@ def cpu_name() -> str | None:
 def command_line(program: str, flags: dict[str, Any]) -> str:
     """The command that was run, without its output file; of a folder only the name is kept."""
     shown = {k: Path(v).name if Path(str(v)).is_dir() else v for k, v in flags.items()}
-    words = [f"--{name} {value}" for name, value in shown.items() if name != "out"]
+    given = {k: v for k, v in shown.items() if k != "out" and v is not None}
+    words = [f"--{name} {value}" for name, value in given.items()]
     return " ".join(["python", f"benchmarks/{Path(program).name}", *words])
 
 

@@ -23,6 +23,8 @@ import starting_point
 import step_watch
 from naive_step import NaiveMaskTuning
 
+from masktuning.ops import backends
+
 
 def run(program, *words):
     done = subprocess.run(
@@ -171,27 +173,35 @@ def test_energy_counters(tmp_path):
 
 
 def test_an_epoch(tmp_path):
-    """Every contender is measured; the ratio and the padding follow from what was run."""
+    """Every contender is measured; the ratio and the padding follow from what was run.
+
+    Only the reference back end is left where the C++ module is not built, and is the fast one then.
+    """
+    if reason := backends.available()["cpp"]:
+        pytest.skip(reason)
     out = tmp_path / "epoch.json"
-    flags = "--rows 32 --rounds 2 --model bert-2x64 --task qqp".split()
+    flags = "--rows 32 --rounds 2 --slow_rounds 1 --model bert-2x64 --task qqp".split()
     printed = run("bench_epoch.py", str(out), *flags)
     assert "c: stock Trainer" in printed
     result = json.loads(out.read_text())
     assert result["command"] == (
         "python benchmarks/bench_epoch.py --task qqp --model bert-2x64 --rows 32 --batch_size 16 "
-        "--precision fp32 --rounds 2 --contenders a,b,c,d,e,f"
+        "--precision fp32 --rounds 2 --slow_rounds 1 --contenders a,b,c,d,e,f"
     )
     table, seconds = result["contenders"], result["seconds"]
     assert {name[0] for name in table} == set("abcdef") and "f: mask_tuning, reference" in table
     assert len(seconds) == 2
     for name, row in table.items():
-        assert row["seconds"] == pytest.approx(sum(one[name] for one in seconds))
-        assert row["examples_per_s"] == pytest.approx(32 / row["seconds"])
-        ratios = [one[name] / one["c: stock Trainer"] for one in seconds]
-        assert row["of_stock"] == pytest.approx(sum(ratios) / 2)
+        taken = [one for one in seconds if name in one]
+        assert len(taken) == (1 if name[0] in "abd" or name == "f: mask_tuning, reference" else 2)
+        assert row["rows"] == 16 * len(taken)
+        assert row["seconds"] == pytest.approx(sum(one[name] for one in taken))
+        assert row["examples_per_s"] == pytest.approx(row["rows"] / row["seconds"])
+        ratios = [one[name] / one["c: stock Trainer"] for one in taken]
+        assert row["of_stock"] == pytest.approx(sum(ratios) / len(taken))
         assert row["of_stock_range"] == [min(ratios), max(ratios)]
-    real = sum(lengths.row_lengths("qqp", 32))
-    assert table["d: stock Trainer, padded to 128"]["real_token_share"] == real / (32 * 128)
+    real = sum(lengths.row_lengths("qqp", 32)[:16])
+    assert table["d: stock Trainer, padded to 128"]["real_token_share"] == real / (16 * 128)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from masktuning.config.errors import UsageError
 from masktuning.config.files import make
+from masktuning.config.imports import heavy_imports
 from masktuning.config.options import DataArguments
 from masktuning.config.parser import build_parser, parse, run_command, wants_help
 
@@ -84,7 +85,8 @@ def main(argv: list[str]) -> None:
         print(combine(arguments.combine, arguments.baseline, arguments.output_dir))
         return
     _check(arguments, data)
-    from masktuning.evaluation.run import EvaluationJob, evaluate
+    with heavy_imports():
+        from masktuning.evaluation.run import EvaluationJob, evaluate
 
     evaluate(
         EvaluationJob(

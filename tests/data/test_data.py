@@ -363,6 +363,24 @@ def test_encoding_keeps_ids_counts_truncation_and_is_cached(caplog):
     assert longer["truncated"][:] == [False, False]
 
 
+def test_cached_rows_are_not_tokenised_again(monkeypatch):
+    """Unless the cache of `datasets` is off; the rows are the same in any case."""
+    tokenizer = tiny_tokenizer()
+    texts = LabelledTexts("dev", "dev", [["w1 w2", "w3"]], [1, 0])
+    first = encode(texts, tokenizer, 6)[:]
+
+    def refuse(*arguments, **options):
+        raise AssertionError("tokenised again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tokenizer), "__call__", refuse)
+        assert encode(texts, tokenizer, 6)[:] == first
+        patch.setattr("datasets.is_caching_enabled", lambda: False)
+        patch.setattr("datasets.arrow_dataset.is_caching_enabled", lambda: False)
+        with pytest.raises(AssertionError, match="tokenised again"):
+            encode(texts, tokenizer, 6)
+
+
 @pytest.mark.parametrize("rate", [0.05, 0.3, 1.0])
 def test_collator_counts(rate):
     """k_i, offsets and maskable by their definitions; [UNK] in the text is not maskable."""

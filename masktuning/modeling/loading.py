@@ -85,14 +85,11 @@ def read_weights(name: str | Path, settings: Any) -> dict[str, Tensor] | None:
     """
     if is_peft_available() or getattr(settings, "transformers_weights", None):
         return None
-    path = cached_file(
-        name,
-        SAFE_WEIGHTS_NAME,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    if path is None:
+    try:
+        path = cached_file(name, SAFE_WEIGHTS_NAME)
+    except OSError:  # from_pretrained looks for the other layouts, and says what is missing
         return None
+    assert path is not None  # which takes an option that is not given here
     halves = (torch.float16, torch.bfloat16)
     tensors = load_file(path)
     return {key: t.float() if t.dtype in halves else t for key, t in tensors.items()}

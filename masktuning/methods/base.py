@@ -17,8 +17,15 @@ from transformers import PreTrainedTokenizerBase
 
 from masktuning.data.batch import Batch
 from masktuning.methods.step import Step
-from masktuning.modeling.checkpoint import METHOD, load_part, part_file, starting_with
+from masktuning.modeling.checkpoint import (
+    METHOD,
+    load_part,
+    part_file,
+    starting_with,
+    with_shared_tensors,
+)
 from masktuning.modeling.embedding_mask import embedding_layer
+from masktuning.modeling.encoder_layers import encoder_layers
 from masktuning.modeling.shared_encoder import MaskTuningModel
 
 FEATURES = frozenset({"mlm_head", "embeddings"})
@@ -159,6 +166,15 @@ class Method(nn.Module):
         """The classifier's configuration, for Trainer's callbacks."""
         return self.model.config
 
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The classes that FSDP shards one by one, unless the user names others.
+
+        These are the layers. What transformers lists for a family may hold the embeddings too,
+        which cannot be sharded apart from the masked-LM head that shares their weights.
+        """
+        return sorted({type(layer).__name__ for layer in encoder_layers(self.model.encoder)})
+
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Trades time for memory in the encoder, as on the stock classes."""
         self.model.activation_checkpointing_enable(**kwargs)
@@ -175,7 +191,7 @@ class Method(nn.Module):
         self, folder: str | Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
         """Writes the model's checkpoint, and this method's own weights if it has any."""
-        state = self.state_dict() if state_dict is None else state_dict
+        state = self.state_dict() if state_dict is None else with_shared_tensors(state_dict, self)
         own = {name: tensor for name, tensor in state.items() if not name.startswith("model.")}
         self.model.save_pretrained(folder, starting_with("model.", state), method=own)
 

@@ -70,6 +70,16 @@ def load_part(folder: str | Path, part: str, module: nn.Module, names: list[str]
     module.load_state_dict(state, strict=False)
 
 
+def with_shared_tensors(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The state of `module`, gathered from several processes, with one tensor for each parameter.
+
+    Gathering copies a parameter that has several names, and each copy would be written.
+    """
+    first: dict[nn.Parameter, str] = {}
+    named = module.named_parameters(remove_duplicate=False)
+    return {**state, **{name: state[first.setdefault(p, name)] for name, p in named}}
+
+
 def own_names(head: nn.Module, classifier: nn.Module) -> list[str]:
     """The names of the tensors of `head` that it does not share with the classifier, each once."""
     seen = {tensor.data_ptr() for tensor in classifier.state_dict().values()}

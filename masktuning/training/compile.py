@@ -7,7 +7,7 @@ All layers of one class share their graphs, so compiling takes as long for 24 of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from types import MethodType
 from typing import Any
@@ -18,19 +18,22 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
+from masktuning.modeling.encoder_layers import encoder_layers
+
 
 def compile_settings(args: TrainingArguments, accelerator: Accelerator) -> dict[str, Any] | None:
     """The arguments of torch.compile that a user asked for, or None; accelerate compiles nothing.
 
     What counts is `torch_compile` and its companions of TrainingArguments, and `accelerate launch
-    --dynamo_backend`. Sizes are dynamic, so that batches of another length need no other graph.
+    --dynamo_backend`. Sizes are always dynamic: otherwise each length of a batch would need a graph
+    of its own, and `accelerate launch` asks for that where nobody else does.
     """
     accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
     # The accelerator's own may be that of an earlier trainer with these arguments.
     plugin = TorchDynamoPlugin(args.torch_compile_backend, args.torch_compile_mode)
     if plugin.backend == DynamoBackend.NO:
         return None
-    return {"dynamic": True, **plugin.to_kwargs()}
+    return {**plugin.to_kwargs(), "dynamic": True}
 
 
 class CompiledLayers(TrainerCallback):
@@ -56,7 +59,7 @@ class CompiledLayers(TrainerCallback):
         """
         self.on_train_end()  # where an earlier training was broken off
         encoder = self.encoder()
-        self.layers = list(repeated_layers(encoder))
+        self.layers = list(encoder_layers(encoder))
         if not self.layers:
             raise ValueError(
                 f"torch_compile finds no layers in {type(encoder).__name__}: train without it"
@@ -72,15 +75,6 @@ class CompiledLayers(TrainerCallback):
         for layer in self.layers:
             del layer.forward
         self.layers = []
-
-
-def repeated_layers(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules in the outermost lists of modules, which is where encoders keep their layers."""
-    for child in module.children():
-        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
-            yield child
-        else:
-            yield from repeated_layers(child)
 
 
 def _compiled_in_training(kind: type[nn.Module], settings: dict[str, Any]) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class PerturbationLog(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # state.epoch has counted the epoch that ends, unless training stopped within it.
         epoch = max(math.ceil(state.epoch) - 1, 0)
-        if state.is_world_process_zero and (found := self._perturb(args, epoch)):
+        found = self._perturb(args, epoch)  # in every process: FSDP gathers the weights from all
+        if state.is_world_process_zero and found:
             self.records += found
             write(
                 self.path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.records)
@@ -56,13 +58,20 @@ class PerturbationLog(TrainerCallback):
         rows = [dataset[i] for i in range(min(_EXAMPLES, len(dataset)))]
         batch = Batch.from_dict(trainer._prepare_inputs(trainer.collate(rows)))
         method = trainer.method
+        rng = torch.tensor([args.seed, epoch], device=args.device)
+        perturbed: list[Tensor | None] = []
+
+        def perturb() -> Iterator[Tensor]:
+            perturbed.append(method.perturb(batch, rng))
+            yield batch.input_ids
+
         method.eval()
         with trainer.accelerator.autocast():  # as in the forward passes of training
-            perturbed = method.perturb(batch, torch.tensor([args.seed, epoch], device=args.device))
+            trainer.model(losses=perturb())  # FSDP's wrapper has to see a forward pass
         method.train()
-        if perturbed is None:
+        if perturbed[0] is None:
             return []
-        return [self._record(epoch, batch, perturbed, i) for i in range(len(rows))]
+        return [self._record(epoch, batch, perturbed[0], i) for i in range(len(rows))]
 
     def _record(self, epoch: int, batch: Batch, perturbed_BL: Tensor, i: int) -> dict[str, Any]:
         tokenizer = self.trainer.tokenizer

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
+from masktuning.config.errors import UsageError
 from masktuning.config.files import write, write_json
 from masktuning.data.tokenize import EncodedSet
 from masktuning.evaluation.metrics import SetResult
@@ -74,6 +75,8 @@ def _train(
     steps = planned_steps(job.training, examples)
     if resume is None or run_folder.step_of(resume) < steps:
         return trainer.train(resume_from_checkpoint=resume).metrics
+    if trainer.is_fsdp_enabled:  # accelerate shards a model for training only
+        raise UsageError(f"{resume}: the run was complete; measure it again without --fsdp")
     print("the run was complete: nothing is left to train")  # Trainer would take one more step
     trainer._load_from_checkpoint(resume)
     trainer.state = TrainerState.load_from_json(f"{resume}/trainer_state.json")

@@ -44,6 +44,7 @@ from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
 from masktuning.training.precision import say_precision
 from masktuning.training.run_folder import STAGES
+from masktuning.training.sharding import check_sharding
 
 
 class MaskTuningTrainer(EvaluatingTrainer):
@@ -64,7 +65,8 @@ class MaskTuningTrainer(EvaluatingTrainer):
     the terms are back-propagated one after the other, `grad_norm_<term>` before clipping.
 
     Raises:
-        ValueError: without a tokenizer, or if the method cannot work with it or with the model.
+        ValueError: without a tokenizer, or if the method cannot work with it or with the model, or
+            if FSDP is asked for on CPUs.
     """
 
     # The losses are divided by the whole step's counts already; see get_batch_samples.
@@ -108,6 +110,7 @@ class MaskTuningTrainer(EvaluatingTrainer):
         )
         if method is None:  # Trainer has called model_init
             self.train_dataset = self._prepared(self.method, train_dataset)
+        check_sharding(args, self.accelerator)
         if (settings := compile_settings(args, self.accelerator)) is not None:
             self.add_callback(CompiledLayers(lambda: self.method.model.encoder, settings))
         self.model_accepts_loss_kwargs = False

@@ -1,56 +1,19 @@
 """MaskTuningTrainer: accumulation, processes, resuming and checkpoints change nothing."""
 
-import json
 import logging
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from families import examples, save_tiny, tiny_model, tiny_tokenizer
+from processes import SGD, TERMS, TORCHRUN, assert_same_steps, run_script
 from stock_step import expected_step
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from masktuning import MaskTuningArguments, MaskTuningCollator, MaskTuningTrainer
 from masktuning.data.example_ids import with_example_ids
-
-SCRIPT = Path(__file__).parent / "train_tiny.py"
-# Terms that the optimiser step is made of; the last two are measured apart.
-TERMS = ("loss", "grad_norm", "loss_mlm", "loss_cls", "grad_norm_mlm", "grad_norm_cls")
-# SGD shows a gradient of the wrong size, and leaves one of rounding noise small; Adam does neither.
-SGD = {"optim": "sgd", "learning_rate": 0.05, "num_train_epochs": 2}
-
-
-def run_script(folder, processes=1, expect=0, **options):
-    """The result of tests/training/train_tiny.py in processes of its own."""
-    options = {"out": str(folder / "result.json"), "output_dir": str(folder / "run"), **options}
-    command = [sys.executable, str(SCRIPT), json.dumps(options)]
-    if processes > 1:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command = [*launcher, "--nproc_per_node", str(processes), *command[1:]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == expect, done.stderr[-3000:]
-    if expect:
-        return {}
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("result.json*"))]
-    masks = {}
-    for result in results:
-        masks.update(result["masks"])
-    return {**results[0], "masks": masks}
-
-
-def assert_same_steps(a, b, tolerance=1e-4, terms=TERMS):
-    assert len(a["logs"]) == len(b["logs"]) > 0
-    for one, other in zip(a["logs"], b["logs"], strict=True):
-        for term in terms:
-            assert one[term] == pytest.approx(other[term], rel=tolerance), (one["step"], term)
-    np.testing.assert_allclose(a["weights"], b["weights"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +43,7 @@ def test_two_processes_are_one(one_process, tmp_path, find_unused, backend):
     """Two gloo ranks of 4 x 2 are one process of 16: masked-token counts differ by rank."""
     both = run_script(
         tmp_path,
-        processes=2,
+        TORCHRUN,
         per_device_train_batch_size=4,
         gradient_accumulation_steps=2,
         ddp_find_unused_parameters=find_unused,

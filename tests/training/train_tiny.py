@@ -15,13 +15,19 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "modeling"))
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from families import examples, tiny_model, tiny_tokenizer
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from masktuning import MaskTuningArguments, MaskTuningTrainer
 from masktuning.evaluation.predict import predict
 from masktuning.methods import perturbation
+from masktuning.modeling.encoder_layers import encoder_layers
+from masktuning.training.perturbation_log import PerturbationLog
 
 
 class KillAt(TrainerCallback):
@@ -35,7 +41,7 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def record_masks(seen: dict[str, list[int]]) -> None:
+def record_masks(seen: dict[str, set[int]]) -> None:
     """Keeps, for each example and epoch, which of its tokens the training masked."""
     sample = perturbation.sample_masks
 
@@ -44,7 +50,7 @@ def record_masks(seen: dict[str, list[int]]) -> None:
         epoch = int(rest[1][1])
         for position in masked.positions.tolist():
             b, t = divmod(position, input_ids.shape[1])
-            seen.setdefault(f"{int(example_ids[b])}/{epoch}", []).append(t)
+            seen.setdefault(f"{int(example_ids[b])}/{epoch}", set()).add(t)
         return masked
 
     perturbation.sample_masks = recording
@@ -59,13 +65,17 @@ def train(
     resume: str | None = None,
     pair: bool = True,
     dev: int = 0,
+    sharded: bool = False,
+    perturbations: str | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Logs, masks, final weights (as one vector) and times of a run.
 
     If it evaluated `dev` examples, also the logits that it kept of them and those of `predict`.
+    Accelerate shards no model on CPUs, though PyTorch can; `sharded` makes it believe in GPUs.
+    `perturbations` is a folder for PerturbationLog.
     """
-    seen: dict[str, list[int]] = {}
+    seen: dict[str, set[int]] = {}
     record_masks(seen)
     model = tiny_model(family)
     if dropout:
@@ -82,19 +92,28 @@ def train(
         "save_strategy": "no",
         **arguments,
     }
+    args = MaskTuningArguments(**settings)
+    if sharded:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     trainer = MaskTuningTrainer(
         model=model,
-        args=MaskTuningArguments(**settings),
+        args=args,
         train_dataset=Dataset.from_list(examples(count, 3, pair, classes=2)),
         eval_dataset=Dataset.from_list(examples(dev, 4, pair, classes=2)) if dev else None,
         processing_class=tiny_tokenizer(),
         callbacks=[KillAt(kill_at)] if kill_at else None,
     )
+    if perturbations:
+        trainer.add_callback(PerturbationLog(trainer, perturbations, ["bad", "good"]))
     trainer.train(resume_from_checkpoint=resume)
-    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    parameters = [p.detach() for p in trainer.model.parameters()]
+    whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in parameters]
+    layers = encoder_layers(trainer.method.model.encoder)
+    assert all(isinstance(layer, FSDPModule) == sharded for layer in layers)
+    weights = torch.cat([p.flatten() for p in whole])
     result = {
         "logs": [log for log in trainer.state.log_history if "loss" in log],
-        "masks": seen,
+        "masks": {key: sorted(tokens) for key, tokens in seen.items()},
         "weights": weights.tolist(),
         "seconds": trainer.time_log.seconds(),
     }

@@ -59,7 +59,7 @@ class CompiledLayers(TrainerCallback):
         """
         self.on_train_end()  # where an earlier training was broken off
         encoder = self.encoder()
-        self.layers = list(encoder_layers(encoder))
+        self.layers = list({*encoder_layers(encoder)})
         if not self.layers:
             raise ValueError(
                 f"torch_compile finds no layers in {type(encoder).__name__}: train without it"

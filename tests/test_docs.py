@@ -29,10 +29,15 @@ SET_UP = [
     "pip install -c constraints.txt . && python -m masktuning.train",
     'pip install -c constraints.txt ".[test]" && pytest',
 ]
+LONG = "takes minutes; tests/test_benchmarks.py runs it on little"
 NOT_RUN = {
     **dict.fromkeys(SET_UP, "run by .ci/run"),
     "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126": "the network",
     "python benchmarks/compare_rows.py": "takes minutes; .ci/run times the same kernels",
+    "python benchmarks/bench_epoch.py epoch.json --task sst2 --model bert-4x256 --rows 10000": LONG,
+    "python benchmarks/bench_step.py step.json": LONG,
+    "python benchmarks/bench_processes.py processes.json": LONG,
+    "python benchmarks/startup.py": "a minute; tests/training/test_startup.py checks the imports",
     "bash benchmarks/gpu_check.sh measured_on_gpu": "a GPU; tests/ops/test_gpu_check.py reads it",
 }
 # Flags that make a long command short. The demo is also run whole, by .ci/run and as a slow test.

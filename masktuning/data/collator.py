@@ -123,7 +123,8 @@ class MaskPlan:
 
 
 class MaskTuningCollator(PaddingCollator):
-    """Pads a batch and prepares its masks: `maskable`, `example_ids`, `offsets`, `num_masked`.
+    """Pads a batch and prepares its masks: `maskable`, `example_ids`, `offsets`, `max_masked`
+    and `num_masked`.
 
     `MaskTuningTrainer` does this by itself; the collator is for training loops of your own.
 
@@ -151,4 +152,5 @@ class MaskTuningCollator(PaddingCollator):
         batch = super().__call__(features)
         maskable, offsets = self.plan(batch["input_ids"], batch.get("attention_mask"))
         # The integer comes last: Accelerate reads the size of a batch off its first value.
-        return {**batch, "maskable": maskable, "offsets": offsets, "num_masked": int(offsets[-1])}
+        masks = {"maskable": maskable, "offsets": offsets, "max_masked": int(offsets.diff().max())}
+        return {**batch, **masks, "num_masked": int(offsets[-1])}

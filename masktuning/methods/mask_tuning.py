@@ -108,6 +108,7 @@ class MaskTuning(Method):
         if batch.offsets is None:
             batch.maskable, batch.offsets = self.plan(batch.input_ids, batch.attention_mask)
             batch.num_masked = int(batch.offsets[-1])
+            batch.max_masked = int(batch.offsets.diff().max())
         return batch
 
     def counts(self, batch: Batch) -> dict[str, Tensor | int]:
@@ -161,11 +162,16 @@ class MaskTuning(Method):
         device = batch.input_ids.device
         if self.perturbation.device != device:
             self.perturbation = self.perturbation.to(device)
+        masks = MaskBatch(
+            batch.maskable, batch.example_ids, batch.offsets, batch.num_masked, batch.max_masked
+        )
         return masked_lm_pass(
-            lambda shown_BL: self.model.encode(shown_BL, batch.input_ids, **batch.texts()),
+            lambda masked: self.model.encode_masked(
+                masked, batch.input_ids, masks.offsets, masks.max_masked, **batch.texts()
+            ),
             self.model.mlm_head,
             batch.input_ids,
-            MaskBatch(batch.maskable, batch.example_ids, batch.offsets, batch.num_masked),
+            masks,
             rng,
             self.perturbation,
         )

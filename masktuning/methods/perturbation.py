@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from masktuning.ops import MaskedLMOutput, sample_masks
+from masktuning.ops import MaskedLMOutput, MaskedTokens, sample_masks
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,12 @@ class MaskBatch(NamedTuple):
     offsets: Tensor
     """[B + 1] int64."""
     num_masked: int
+    max_masked: int = 0
+    """The largest number of masked tokens of one example, or 0 if it is not known."""
 
 
 def masked_lm_pass(
-    encode: Callable[[Tensor], Tensor],
+    encode: Callable[[MaskedTokens], Tensor],
     head: Callable[..., MaskedLMOutput],
     input_ids: Tensor,
     masks: MaskBatch,
@@ -69,7 +71,7 @@ def masked_lm_pass(
     """Pass A: masks the batch, scores the masked tokens, and substitutes the predictions.
 
     Args:
-        encode: from masked ids [B, L] to hidden states [B, L, H].
+        encode: from masked texts to the hidden states [M, H] at the masked positions.
         head: `MaskedLMHead`, or a function with its arguments.
         input_ids: [B, L] int64, the original tokens.
         masks: which tokens may be masked and how many.
@@ -96,11 +98,8 @@ def masked_lm_pass(
         perturbation.mask_token_id,
         perturbation.replacement_ids,
     )
-    hidden_BLH = encode(masked.input_ids)
-    # Gathered before the head: M rows of V logits instead of B * L. Surplus rows read row 0.
-    hidden_MH = hidden_BLH.flatten(0, 1).index_select(0, masked.positions.clamp(min=0))
     output = head(
-        hidden_MH,
+        encode(masked),
         input_ids,
         masked.positions,
         masked.targets,

@@ -21,6 +21,18 @@ def full_mask(attention_mask: Tensor) -> Tensor:
     return attention_mask.bool()[:, None, None, :].expand(B, 1, L, L)
 
 
+def probe_batch(classifier: PreTrainedModel) -> tuple[Tensor, Tensor]:
+    """Token ids and a 2-D attention mask, [2, 8] each, to try a model out; the second is padded."""
+    config = classifier.config
+    device = next(classifier.parameters()).device
+    ids_BL = torch.arange(4, 20, device=device).view(2, 8) % config.vocab_size
+    if config.is_encoder_decoder:  # the last one of a text is what it pools
+        ids_BL[:, -1] = config.eos_token_id
+    mask_BL = torch.ones_like(ids_BL)
+    mask_BL[1, 5:] = 0
+    return ids_BL, mask_BL
+
+
 @torch.no_grad()
 def takes_4d_mask(classifier: PreTrainedModel) -> bool:
     """Whether states and logits are the same for a 2-D mask and its 4-D form."""
@@ -30,12 +42,7 @@ def takes_4d_mask(classifier: PreTrainedModel) -> bool:
         return False  # a 4-D mask is used as it is, so local attention would lose its window
     training = classifier.training
     classifier.eval()
-    device = next(classifier.parameters()).device
-    ids_BL = torch.arange(4, 20, device=device).view(2, 8) % config.vocab_size
-    if config.is_encoder_decoder:  # the last one of a text is what it pools
-        ids_BL[:, -1] = config.eos_token_id
-    mask_BL = torch.ones_like(ids_BL)
-    mask_BL[1, 5:] = 0
+    ids_BL, mask_BL = probe_batch(classifier)
     found: list[Tensor] = []
 
     def keep_states(module: nn.Module, inputs: Any, output: Any) -> None:

@@ -30,6 +30,8 @@ from masktuning.modeling.checkpoint import (
     starting_with,
 )
 from masktuning.modeling.embedding_mask import masked_embeddings
+from masktuning.modeling.encoder_decoder import shifted_right, states_at_end
+from masktuning.modeling.last_layer import FIRST, reads_only, reducible_layer, states_at_masked
 from masktuning.modeling.loading import (
     EXPECTED_NEW,
     check_language,
@@ -38,6 +40,7 @@ from masktuning.modeling.loading import (
     read_weights,
 )
 from masktuning.modeling.mlm_head import MaskedLMHead
+from masktuning.ops import MaskedTokens
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ class MaskTuningModel(nn.Module):
         if self.mlm_head is not None:
             self._head_names = own_names(self.mlm_head.mlm, classifier)
         self._takes_4d_mask = takes_4d_mask(classifier)
+        # In a tuple, so that the layer is not registered a second time.
+        self._last_layer = (reducible_layer(classifier) if self._takes_4d_mask else None,)
 
     @classmethod
     def from_pretrained(
@@ -147,7 +152,8 @@ class MaskTuningModel(nn.Module):
                 normalisation and dropout) is replaced by zeros.
         """
         extras = self._extras(attention_mask, token_type_ids)
-        with masked_embeddings(self.encoder, embedding_mask):
+        reads_first = reads_only(self._last_layer[0], FIRST)
+        with masked_embeddings(self.encoder, embedding_mask), reads_first:
             return SequenceClassifierOutput(logits=self._classify(input_ids, extras))
 
     def encode(
@@ -163,10 +169,34 @@ class MaskTuningModel(nn.Module):
         """
         extras = self._extras(attention_mask, token_type_ids)
         if self.config.is_encoder_decoder:
-            # The decoder reads the original text shifted right: state j predicts token j.
-            start = _decoder_start(input_ids, self.config)
-            extras["decoder_input_ids"] = torch.cat([start, input_ids[:, :-1]], 1)
+            extras["decoder_input_ids"] = shifted_right(input_ids, self.config)
         return self.encoder(input_ids=shown_ids, **extras)[0]
+
+    def encode_masked(
+        self,
+        masked: MaskedTokens,
+        input_ids: Tensor,
+        offsets: Tensor,
+        max_masked: int,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [M, H] of the masked texts, at the masked positions.
+
+        Args:
+            masked: what `sample_masks` returned. Surplus rows get the states of any position.
+            input_ids, attention_mask, token_type_ids: as in `encode`.
+            offsets: [B + 1] int64, what the masks were sampled from.
+            max_masked: the largest number of masked positions of one example, by which the last
+                layer is computed at these positions only; 0 if it is not known.
+        """
+        return states_at_masked(
+            lambda: self.encode(masked.input_ids, input_ids, attention_mask, token_type_ids),
+            self._last_layer[0],
+            masked,
+            offsets,
+            max_masked,
+        )
 
     def save_pretrained(
         self,
@@ -227,22 +257,9 @@ class MaskTuningModel(nn.Module):
     def _classify(self, input_ids: Tensor, extras: dict[str, Any]) -> Tensor:
         if not self.config.is_encoder_decoder:
             return self.classifier(input_ids=input_ids, **extras).logits
-        # BART pools its last </s>. The stock class finds it with a mask, whose length the host
-        # must wait for, and insists on as many in every other row; an index needs neither.
         hidden_BLH = self.encoder(input_ids=input_ids, **extras)[0]
-        t_L = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last_B = torch.where(input_ids == self.config.eos_token_id, t_L, 0).amax(1)
-        pooled_BH = hidden_BLH[torch.arange(len(last_B), device=last_B.device), last_B]
         head: Any = self.classifier.classification_head
-        return head(pooled_BH)
-
-
-def _decoder_start(input_ids: Tensor, config: Any) -> Tensor:
-    """[B, 1], what the decoder reads first: a token of its own, or (mBART) the text's last one."""
-    if config.decoder_start_token_id is not None:
-        return input_ids.new_full((input_ids.shape[0], 1), config.decoder_start_token_id)
-    last_B1 = (input_ids != config.pad_token_id).sum(1, keepdim=True) - 1
-    return input_ids.gather(1, last_B1)
+        return head(states_at_end(hidden_BLH, input_ids, self.config))
 
 
 def _share_encoder(classifier: PreTrainedModel, mlm: PreTrainedModel) -> PreTrainedModel:

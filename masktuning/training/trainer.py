@@ -38,6 +38,7 @@ from masktuning.training.arguments import (
 from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.batching import BY_LENGTH, similar_length_sampler, warn_of_stream
 from masktuning.training.compile import CompiledLayers, compile_settings
+from masktuning.training.embedding_gradient import EmbeddingGradient
 from masktuning.training.evaluating_trainer import EvaluatingTrainer
 from masktuning.training.gradient_norms import GradientNorms, logs_step
 from masktuning.training.loss_log import LossLog
@@ -113,6 +114,8 @@ class MaskTuningTrainer(EvaluatingTrainer):
         check_sharding(args, self.accelerator)
         if (settings := compile_settings(args, self.accelerator)) is not None:
             self.add_callback(CompiledLayers(lambda: self.method.model.encoder, settings))
+        self._embedding_gradient = EmbeddingGradient(lambda: self.method.model.encoder)
+        self.add_callback(self._embedding_gradient)
         self.model_accepts_loss_kwargs = False
         self._rng: Tensor | None = None
         self._epoch = -1
@@ -192,6 +195,7 @@ class MaskTuningTrainer(EvaluatingTrainer):
         method, several = self.method, len(self.method_class.terms) > 1
         joint = several and not self._allows_backward_passes(model)
         step = Step(self._current_rng(), named, self.args.label_smoothing_factor, joint)
+        self._embedding_gradient.begin()
         losses = method.losses(Batch.from_dict(inputs), step)
         if self._norms is None and several and not joint and logs_step(self.args, self.state):
             self._norms = GradientNorms(model.parameters(), method.terms)

@@ -151,7 +151,7 @@ def test_mbart_starts_its_decoder_with_the_text_s_last_token():
     """As the stock class does where a configuration names no other start."""
     from transformers.models.mbart.modeling_mbart import shift_tokens_right
 
-    from masktuning.modeling.shared_encoder import _decoder_start
+    from masktuning.modeling.encoder_decoder import _decoder_start
 
     ids = torch.tensor([[0, 7, 8, 2, 9], [0, 7, 2, 9, 1]])
     config = AutoConfig.for_model("mbart", pad_token_id=1)

@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForMaskedLM
 from masktuning.data.collator import MaskPlan
 from masktuning.demo.pretrain.corpus import Windows
 from masktuning.methods.perturbation import MaskBatch, masked_lm_pass, perturbation_from
-from masktuning.ops import MaskedLMOutput, masked_lm_head
+from masktuning.ops import MaskedLMOutput, MaskedTokens, masked_lm_head
 
 _EVALUATION_SEED = 2307_10457  # the same masks in the evaluations of all runs
 _WINDOWS_AT_ONCE = 32
@@ -84,13 +84,17 @@ class MaskedLM:
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return masked_lm_pass(
-                lambda shown: self.model.bert(input_ids=shown).last_hidden_state,
+                self._encode,
                 self._head,
                 input_ids.to(self.device),
                 masks,
                 torch.tensor([seed, epoch], device=self.device),
                 self.perturbations[corruption],
             )
+
+    def _encode(self, masked: MaskedTokens) -> Tensor:
+        states_BLH = self.model.bert(input_ids=masked.input_ids).last_hidden_state
+        return states_BLH.flatten(0, 1).index_select(0, masked.positions)
 
     def _head(self, hidden_MH: Tensor, *rows: Any) -> MaskedLMOutput:
         predictions = self.model.cls.predictions

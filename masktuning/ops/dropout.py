@@ -21,6 +21,8 @@ from masktuning.ops.backends import select
 from masktuning.ops.backends.extension import address, module
 from masktuning.ops.checks import KERNEL_FLOATS, runs_directly
 
+_SEEDS = 2**63 - 1  # seeds are below this number
+
 
 def dropout(x: Tensor, p: float = 0.5) -> Tensor:
     """Sets each element to zero with probability `p`, and divides the others by 1 - p.
@@ -55,7 +57,7 @@ def dropout(x: Tensor, p: float = 0.5) -> Tensor:
     if runs_directly(x) and x.dtype in KERNEL_FLOATS:
         kernels = select.kernels_for("dropout", x)
         if kernels:
-            seed = torch.empty((), dtype=torch.int64, device="cpu").random_()
+            seed = torch.randint(_SEEDS, (), device="cpu")
             return _Dropout.apply(x, seed, p, kernels)
     return F.dropout(x, p)
 
@@ -88,5 +90,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # The op is linear in x, so its gradient is the op itself, and can be differentiated again.
-        (seed,) = ctx.saved_tensors
-        return _Dropout.apply(grad, seed, *ctx.options), None, None, None
+        (seed,), (p, kernels) = ctx.saved_tensors, ctx.options
+        again = torch.is_grad_enabled()
+        of_x = _Dropout.apply(grad, seed, p, kernels) if again else KERNELS[kernels](grad, seed, p)
+        return of_x, None, None, None

@@ -30,12 +30,13 @@ class FastDropout(TrainerCallback):
         self.layers: list[nn.Module] = []
 
     def on_train_begin(
-        self, args: TrainingArguments, *rest: Any, model: nn.Module, **kwargs: Any
+        self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
     ) -> None:
         """Replaces the forward pass of the layers."""
         self.on_train_end()  # where an earlier training was broken off
         if select.choose("dropout", args.device) == "reference":
             return
+        model: nn.Module = kwargs["model"]
         self.layers = [layer for layer in model.modules() if _is_stock(layer)]
         for layer in self.layers:
             # A deep copy of the layer has a bound method of its own.

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cuda/launcher.h"
+#include "dropout.h"
 #include "dual_cross_entropy.h"
 #include "mask_sampling.h"
 #include "multiversion.h"
@@ -19,7 +20,7 @@ namespace {
 
 // Raised by one with every change of a signature below. masktuning/ops/backends/extension.py holds the
 // number that it was written for.
-constexpr int kAbi = 4;
+constexpr int kAbi = 5;
 
 template <typename T>
 T* pointer(uintptr_t address) {
@@ -90,6 +91,14 @@ void dual(uintptr_t losses, uintptr_t logits, uintptr_t labels, uintptr_t denomi
                      pointer<float>(terms), pointer<float>(gradient));
 }
 
+void drop(uintptr_t values, int dtype, int64_t size, uintptr_t seed, double p, uintptr_t out,
+          int threads) {
+  py::gil_scoped_release release;
+  dropout({pointer<const void>(values), static_cast<Dtype>(dtype), size,
+           static_cast<u64>(*pointer<const int64_t>(seed)), p},
+          threads, pointer<void>(out));
+}
+
 py::tuple philox(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
   const Words words = philox4x32_10(c0, c1, c2, c3, k0, k1);
   return py::make_tuple(words.w0, words.w1, words.w2, words.w3);
@@ -128,6 +137,7 @@ PYBIND11_MODULE(masktuning_C, module) {
   module.def("sample_masks_threshold", &sample_masks_by_threshold);
   module.def("substitute_tokens", &substitute);
   module.def("dual_cross_entropy", &dual);
+  module.def("dropout", &drop);
   module.def("nvrtc_compile", &compile_with_nvrtc);
   module.def("cuda_load", &cuda_load, py::call_guard<py::gil_scoped_release>());
   module.def("cuda_function", &cuda_function, py::call_guard<py::gil_scoped_release>());

@@ -21,6 +21,9 @@ MT_ALWAYS_INLINE uint32_t float_to_bits(float value) {
   return bits;
 }
 
+// The dtypes that the kernels read, numbered in the order of KERNEL_FLOATS in masktuning/ops/checks.py.
+enum class Dtype : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+
 struct BFloat16 {
   uint16_t bits;
 };

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-namespace masktuning {
+#include "half.h"
 
-enum class Dtype : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+namespace masktuning {
 
 struct SubstitutionInputs {
   void* logits_MV;

@@ -40,6 +40,7 @@ from masktuning.training.batching import BY_LENGTH, similar_length_sampler, warn
 from masktuning.training.compile import CompiledLayers, compile_settings
 from masktuning.training.embedding_gradient import EmbeddingGradient
 from masktuning.training.evaluating_trainer import EvaluatingTrainer
+from masktuning.training.fast_dropout import FastDropout
 from masktuning.training.gradient_norms import GradientNorms, logs_step
 from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
@@ -114,6 +115,8 @@ class MaskTuningTrainer(EvaluatingTrainer):
         check_sharding(args, self.accelerator)
         if (settings := compile_settings(args, self.accelerator)) is not None:
             self.add_callback(CompiledLayers(lambda: self.method.model.encoder, settings))
+        else:
+            self.add_callback(FastDropout())
         self._embedding_gradient = EmbeddingGradient(lambda: self.method.model.encoder)
         self.add_callback(self._embedding_gradient)
         self.model_accepts_loss_kwargs = False

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-_ABI = 4  # must equal kAbi in csrc/bindings.cpp; both are raised when a signature there changes
+_ABI = 5  # must equal kAbi in csrc/bindings.cpp; both are raised when a signature there changes
 
 
 @cache

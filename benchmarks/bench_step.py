@@ -7,8 +7,8 @@
 contenders.py says what is compared. Weights and tokens are random; every text of the batch has the
 same length, and every contender takes its steps in Trainer's own loop. The contenders take turns:
 a round is three steps of each, and its figure is their median. The ratios are medians over the
-rounds, to stock Trainer's step and to our fine-tuning's. Peak memory is what the step allocates on
-top of weights and optimizer state, plus these. The file is written again after every round, so
+rounds, to stock Trainer's step and to our fine-tuning's. Peak memory is that of two steps: the
+weights and whatever is allocated besides, the optimizer's state included. The file is written again after every round, so
 that a run which is interrupted leaves its results.
 """
 
@@ -73,7 +73,7 @@ def make_trainers(
 
 
 def step_bytes(trainer: Trainer) -> int:
-    """The peak of a step's memory, with weights and optimizer state."""
+    """The peak of the memory of two steps, with the weights."""
     memory = PeakMemory()
     trainer.add_callback(memory)
     trainer.train()

@@ -36,12 +36,13 @@ class StepTimes(TrainerCallback):
 
 
 class PeakMemory(TrainerCallback):
-    """The most bytes that a step allocates in addition to what was there when it began.
+    """The most bytes that the first two steps allocate in addition to what was there before.
 
-    The second step is measured, since the first one allocates the optimizer's state.
+    That includes what is kept from step to step, such as the optimizer's state, which the first one
+    allocates at its end.
     """
 
-    STEP = 2
+    STEPS = 2
 
     def __init__(self) -> None:
         self.peak = 0
@@ -49,7 +50,7 @@ class PeakMemory(TrainerCallback):
         self._profile: Any = None
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        if state.global_step + 1 != self.STEP:
+        if state.global_step != 0:
             return
         if GPU:
             torch.cuda.synchronize()
@@ -60,7 +61,7 @@ class PeakMemory(TrainerCallback):
             self._profile.start()
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        if state.global_step != self.STEP:
+        if state.global_step != self.STEPS:
             return
         if GPU:
             torch.cuda.synchronize()
@@ -85,11 +86,9 @@ def _highest_total(profiled: Any) -> int:
 
 
 def held_bytes(trainer: Trainer) -> int:
-    """The bytes of a trained model between two steps: weights, buffers and optimizer state."""
+    """The bytes of a model before its first step: weights and buffers."""
     model: Any = trainer.model
     tensors = [*model.parameters(), *model.buffers()]
-    for state in trainer.optimizer.state.values():
-        tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

@@ -40,7 +40,6 @@ class EmbeddingGradient(TrainerCallback):
         if not _can_keep(module, args):
             return
         self._module = module
-        self.kept_VH = torch.empty_like(module.weight, requires_grad=False)
         gradient_in_place.mark(module.weight, True)
         # A deep copy of the module has a bound method of its own, as a closure would not be.
         module.forward = MethodType(_forward, module)
@@ -48,7 +47,8 @@ class EmbeddingGradient(TrainerCallback):
     def begin(self) -> None:
         """Called before the backward passes of a micro-batch; clears what the last step left."""
         if self._module is not None and self._module.weight.grad is None:
-            assert self.kept_VH is not None
+            if self.kept_VH is None:
+                self.kept_VH = torch.empty_like(self._module.weight, requires_grad=False)
             self._module.weight.grad = self.kept_VH.zero_()
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:

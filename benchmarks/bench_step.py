@@ -8,8 +8,8 @@ contenders.py says what is compared. Weights and tokens are random; every text o
 same length, and every contender takes its steps in Trainer's own loop. The contenders take turns:
 a round is three steps of each, and its figure is their median. The ratios are medians over the
 rounds, to stock Trainer's step and to our fine-tuning's. Peak memory is that of two steps: the
-weights and whatever is allocated besides, the optimizer's state included. The file is written again after every round, so
-that a run which is interrupted leaves its results.
+weights and whatever is allocated besides, the optimizer's state included. The file is written again
+after every round, so that a run which is interrupted leaves its results.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class Batch:
     num_masked: int = 0
     """The last of `offsets` as a Python int, so that no device is asked for it."""
     max_masked: int = 0
-    """The largest number of tokens to mask in one example; 0 if it is not known."""
+    """The largest number of tokens to mask in one example (a smaller number would give the states
+    of other tokens), or 0 if it is not known."""
     columns: dict[str, Tensor] = field(default_factory=dict)
     """What the method made of its own columns, by their names."""
 

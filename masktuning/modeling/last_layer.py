@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -24,25 +25,24 @@ from masktuning.modeling.attention_mask import full_mask, probe_batch
 from masktuning.modeling.encoder_layers import encoder_layers
 from masktuning.ops import MaskedTokens
 
-FIRST = None
-"""Given as positions: only the first one of each example is read, K = 1."""
-
 
 class MaskedPlaces(NamedTuple):
-    """The masked positions of a batch, side by side for each example."""
+    """The masked positions of a batch as a table of K positions per example."""
 
     positions_BK: Tensor
-    """Indices b * L + t. Examples with fewer than K masked positions have any others besides."""
+    """Indices b * L + t. The rows of examples with fewer than K masked positions are filled up with
+    arbitrary ones."""
     rows_M: Tensor
-    """The index b * K + j of each masked position; any index for surplus rows."""
+    """Where in that table each masked position is, as an index b * K + j."""
 
 
 def masked_places(positions_M: Tensor, offsets: Tensor, K: int, L: int) -> MaskedPlaces:
     """Arranges the M masked positions as K per example.
 
     Args:
-        positions_M: int64 as of `sample_masks`; M is not 0.
-        offsets: [B + 1] int64 as of `sample_masks`.
+        positions_M: int64 as `sample_masks` returns them; M is not 0. Surplus positions, which are
+            -1, get an arbitrary place.
+        offsets: [B + 1] int64, what the masks were sampled from.
         K: the largest number of masked positions of one example, at least 1.
         L: tokens per example.
     """
@@ -54,15 +54,121 @@ def masked_places(positions_M: Tensor, offsets: Tensor, K: int, L: int) -> Maske
     return MaskedPlaces(positions_BK, rows_M.clamp(0, B * K - 1))
 
 
+class LastLayer:
+    """The last layer of an encoder, which may be computed at some positions only.
+
+    Args:
+        layers: the encoder's list of layers.
+    """
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        self.layers = layers
+        self.layer: Any = layers[-1]
+
+    def may_be_reduced(self) -> bool:
+        """Whether nobody else needs all of its states.
+
+        That is not so where hooks watch the layer or a part of it, where it is compiled, and where
+        activation checkpointing will compute it once more in the backward pass.
+        """
+        layer = self.layer
+        wrapped = self.layers[-1] is not layer
+        checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
+        compiled = layer._compiled_call_impl is not None or torch.compiler.is_compiling()
+        own = vars(layer).get("forward")
+        changed = own is not None and getattr(own, "__func__", None) is not forward
+        watched = any(one._forward_hooks or one._forward_pre_hooks for one in layer.modules())
+        return not (wrapped or checkpointed or compiled or changed or watched)
+
+
+class Reading:
+    """What is read of a layer's states, and whether the layer has computed no more than that."""
+
+    def __init__(self, layer: nn.Module, positions_BK: Tensor | None) -> None:
+        self.layer = layer
+        self.positions_BK = positions_BK
+        self.reduced = False
+
+
+# A variable of the context, so that two threads can use one model.
+_READING: ContextVar[Reading | None] = ContextVar("reading", default=None)
+
+
+@contextmanager
+def reads_first(last: LastLayer | None) -> Iterator[None]:
+    """Within it the layer may compute the first position of each example only: [B, 1, H].
+
+    Nothing changes if `last` is None.
+    """
+    with _reads(last, None):
+        yield
+
+
+@contextmanager
+def _reads(last: LastLayer | None, positions_BK: Tensor | None) -> Iterator[Reading | None]:
+    if last is None or not last.may_be_reduced():
+        yield None
+        return
+    reading = Reading(last.layer, positions_BK)
+    token = _READING.set(reading)
+    last.layer.forward = MethodType(forward, last.layer)
+    try:
+        yield reading
+    finally:
+        vars(last.layer).pop("forward", None)
+        _READING.reset(token)
+
+
+# It is called `forward` because pickle looks up a bound method by its name in the object's class.
+def forward(
+    self: nn.Module, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    """The forward pass of a layer whose states are read at some positions only."""
+    reading = _READING.get()
+    if reading is None or reading.layer is not self:  # another thread computes all positions
+        return type(self).forward(self, hidden_states, attention_mask, *args, **kwargs)
+    reading.reduced = True
+    return _states_at(self, hidden_states, attention_mask, reading.positions_BK)
+
+
+def states_at_masked(
+    encode: Callable[[], Tensor],
+    last: LastLayer | None,
+    masked: MaskedTokens,
+    offsets: Tensor,
+    max_masked: int,
+) -> Tensor:
+    """The hidden states [M, H] at masked positions; surplus positions (-1) get arbitrary ones.
+
+    Args:
+        encode: runs the encoder on the masked texts and returns its states.
+        last: what `reducible_layer` returned.
+        masked: what `sample_masks` returned.
+        offsets: [B + 1] int64, what the masks were sampled from.
+        max_masked: K, the largest number of masked positions of one example; where it is 0, which
+            means unknown, the layer computes all positions.
+    """
+    places = None
+    if last is not None and max_masked:
+        places = masked_places(masked.positions, offsets, max_masked, masked.input_ids.shape[1])
+    positions_BK = None if places is None else places.positions_BK
+    with _reads(last if places else None, positions_BK) as reading:
+        states = encode()
+    reduced = places is not None and reading is not None and reading.reduced
+    rows_M = places.rows_M if places and reduced else masked.positions.clamp(min=0)
+    return states.flatten(0, 1).index_select(0, rows_M)
+
+
 @torch.no_grad()
-def reducible_layer(classifier: PreTrainedModel) -> nn.Module | None:
+def reducible_layer(classifier: PreTrainedModel) -> LastLayer | None:
     """The last layer, if it may be computed at some positions only, otherwise None.
 
     It must have the structure of BERT's, and the classifier must read the first position alone.
-    Both are tried out: the logits, and the states at some positions, must be those of all.
+    Both are tried out: the logits, and the states at some positions, must equal those of the full
+    computation.
     """
-    layer = _last_layer(classifier.base_model)
-    if layer is None:
+    last = _last_layer(classifier.base_model)
+    if last is None:
         return None
     training = classifier.training
     classifier.eval()
@@ -71,19 +177,19 @@ def reducible_layer(classifier: PreTrainedModel) -> nn.Module | None:
     places_BK = torch.tensor([[3, 1], [8, 12]], device=ids_BL.device)
     try:
         states_BLH, logits_BC = classifier.base_model(**texts)[0], classifier(**texts).logits
-        with reads_only(layer, FIRST):
+        with reads_first(last):
             pairs = [(classifier(**texts).logits, logits_BC)]
-        with reads_only(layer, places_BK):
+        with _reads(last, places_BK):
             pairs.append((classifier.base_model(**texts)[0], _at(states_BLH, places_BK)))
-    except (ValueError, RuntimeError, IndexError):  # what follows needs the states of all
-        return None
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return None  # a later module needs the states of all positions, or another type of result
     finally:
         classifier.train(training)
     same = all(a.shape == b.shape and torch.allclose(a, b, 1e-4, 1e-5) for a, b in pairs)
-    return layer if same else None
+    return last if same else None
 
 
-def _last_layer(encoder: nn.Module) -> nn.Module | None:
+def _last_layer(encoder: nn.Module) -> LastLayer | None:
     """The last layer, if it has the parts of BERT's."""
     layer: Any = next(reversed([*encoder_layers(encoder)]), None)
     attention = getattr(getattr(layer, "attention", None), "self", None)
@@ -92,66 +198,15 @@ def _last_layer(encoder: nn.Module) -> nn.Module | None:
     complete = all(isinstance(one, nn.Linear) for one in linear)
     complete = complete and all(hasattr(attention, name) for name in parts)
     complete = complete and hasattr(layer.attention, "output")
-    return layer if complete and hasattr(layer, "feed_forward_chunk") else None
-
-
-@contextmanager
-def reads_only(layer: nn.Module | None, positions_BK: Tensor | None) -> Iterator[bool]:
-    """Within it, `layer` returns [B, K, H], its states at the given positions only.
-
-    The block is told whether that is so. The layer returns all states [B, L, H], as always, where
-    its forward pass is compiled, or is repeated by activation checkpointing.
-
-    Args:
-        layer: what `reducible_layer` returned; nothing happens if it is None.
-        positions_BK: indices b * L + t, or `FIRST`.
-    """
-    repeated = getattr(layer, "gradient_checkpointing", False) and getattr(layer, "training", False)
-    if layer is None or repeated or "forward" in vars(layer):
-        yield False
-        return
-
-    def forward(
-        self: Any, hidden_BLH: Tensor, attention_mask: Any = None, *_: Any, **__: Any
-    ) -> Tensor:
-        return _states_at(self, hidden_BLH, attention_mask, positions_BK)
-
-    layer.forward = MethodType(forward, layer)
-    try:
-        yield True
-    finally:
-        del layer.forward
-
-
-def states_at_masked(
-    encode: Callable[[], Tensor],
-    layer: nn.Module | None,
-    masked: MaskedTokens,
-    offsets: Tensor,
-    max_masked: int,
-) -> Tensor:
-    """The hidden states [M, H] at masked positions; surplus rows get those of any position.
-
-    Args:
-        encode: runs the encoder on the masked texts and returns its states.
-        layer: what `reducible_layer` returned.
-        masked: what `sample_masks` returned.
-        offsets: [B + 1] int64, what the masks were sampled from.
-        max_masked: K, the largest number of masked positions of one example; where it is 0, which
-            means unknown, the layer computes all positions.
-    """
-    places = None
-    if layer is not None and max_masked:
-        places = masked_places(masked.positions, offsets, max_masked, masked.input_ids.shape[1])
-    with reads_only(layer if places else None, places.positions_BK if places else None) as reduced:
-        states = encode()
-    # Surplus rows have the position -1.
-    rows_M = places.rows_M if places and reduced else masked.positions.clamp(min=0)
-    return states.flatten(0, 1).index_select(0, rows_M)
+    if not complete or not hasattr(layer, "feed_forward_chunk"):
+        return None
+    lists = (one for one in encoder.modules() if isinstance(one, nn.ModuleList) and len(one))
+    return next((LastLayer(one) for one in lists if one[-1] is layer), None)
 
 
 def _states_at(layer: Any, hidden_BLH: Tensor, mask: Any, positions_BK: Tensor | None) -> Tensor:
-    asking_BKH = hidden_BLH[:, :1] if positions_BK is FIRST else _at(hidden_BLH, positions_BK)
+    """The layer's states [B, K, H] at some positions, or at the first one if none are given."""
+    asking_BKH = hidden_BLH[:, :1] if positions_BK is None else _at(hidden_BLH, positions_BK)
     attention = layer.attention.self
 
     def heads(linear: nn.Module, states: Tensor) -> Tensor:

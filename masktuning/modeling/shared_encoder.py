@@ -31,7 +31,12 @@ from masktuning.modeling.checkpoint import (
 )
 from masktuning.modeling.embedding_mask import masked_embeddings
 from masktuning.modeling.encoder_decoder import shifted_right, states_at_end
-from masktuning.modeling.last_layer import FIRST, reads_only, reducible_layer, states_at_masked
+from masktuning.modeling.last_layer import (
+    LastLayer,
+    reads_first,
+    reducible_layer,
+    states_at_masked,
+)
 from masktuning.modeling.loading import (
     EXPECTED_NEW,
     check_language,
@@ -60,8 +65,8 @@ class MaskTuningModel(nn.Module):
         if self.mlm_head is not None:
             self._head_names = own_names(self.mlm_head.mlm, classifier)
         self._takes_4d_mask = takes_4d_mask(classifier)
-        # In a tuple, so that the layer is not registered a second time.
-        self._last_layer = (reducible_layer(classifier) if self._takes_4d_mask else None,)
+        self._last_layer: LastLayer | None = None
+        self.find_last_layer()
 
     @classmethod
     def from_pretrained(
@@ -124,6 +129,13 @@ class MaskTuningModel(nn.Module):
         check_masked_lm(name, classifier.config)
         return cls(classifier, load_float32(AutoModelForMaskedLM, name, ()))
 
+    def find_last_layer(self) -> None:
+        """Finds out whether the last layer may be computed only where the heads read it.
+
+        Done at the start and by MaskTuningTrainer; call it after a change of the classifier's head.
+        """
+        self._last_layer = reducible_layer(self.classifier) if self._takes_4d_mask else None
+
     @property
     def config(self) -> Any:
         return self.classifier.config
@@ -152,8 +164,8 @@ class MaskTuningModel(nn.Module):
                 normalisation and dropout) is replaced by zeros.
         """
         extras = self._extras(attention_mask, token_type_ids)
-        reads_first = reads_only(self._last_layer[0], FIRST)
-        with masked_embeddings(self.encoder, embedding_mask), reads_first:
+        first = reads_first(self._last_layer)
+        with masked_embeddings(self.encoder, embedding_mask), first:
             return SequenceClassifierOutput(logits=self._classify(input_ids, extras))
 
     def encode(
@@ -192,7 +204,7 @@ class MaskTuningModel(nn.Module):
         """
         return states_at_masked(
             lambda: self.encode(masked.input_ids, input_ids, attention_mask, token_type_ids),
-            self._last_layer[0],
+            self._last_layer,
             masked,
             offsets,
             max_masked,

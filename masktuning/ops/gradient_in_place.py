@@ -22,15 +22,21 @@ _MARK = "_masktuning_gradient_in_place"
 def mark(weight: Tensor, on: bool) -> None:
     """Sets whether the ops of this package may add to `weight.grad` in their backward passes.
 
-    They do so only while `weight.grad` is a tensor. Where it is None they return their gradient to
-    autograd, as always. Hooks on the gradient of a marked weight do not see what was added.
+    They do so only while `weight.grad` is a tensor, and autograd gets no gradient of this weight
+    from them then: its hooks do not see it, and torch.autograd.grad does not return it. Where
+    `weight.grad` is None they return their gradient as always.
     """
     setattr(weight, _MARK, on)
 
 
 def gradient_to_add_to(weight: Tensor) -> Tensor | None:
-    """`weight.grad` [V, H], if this weight is marked and has one, otherwise None."""
-    return weight.grad if getattr(weight, _MARK, False) else None
+    """`weight.grad` [V, H], if this weight is marked and has one, otherwise None.
+
+    None as well in a backward pass that is to be differentiated itself (`create_graph=True`).
+    """
+    if torch.is_grad_enabled() or not getattr(weight, _MARK, False):
+        return None
+    return weight.grad
 
 
 def embedding(ids: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
@@ -39,7 +45,7 @@ def embedding(ids: Tensor, weight: Tensor, padding_idx: int | None = None) -> Te
     Args:
         ids: int64 of any shape.
         weight: [V, H] float.
-        padding_idx: the row that gets no gradient, if there is one.
+        padding_idx: the row that gets no gradient, not negative, or None.
 
     Returns:
         [*ids.shape, H].

@@ -57,7 +57,7 @@ class CompiledLayers(TrainerCallback):
         Raises:
             ValueError: if the encoder has no list of layers.
         """
-        self.on_train_end()  # where an earlier training was broken off
+        self.restore()  # where an earlier training was broken off
         encoder = self.encoder()
         self.layers = list({*encoder_layers(encoder)})
         if not self.layers:
@@ -71,9 +71,13 @@ class CompiledLayers(TrainerCallback):
             layer.forward = MethodType(forwards[type(layer)], layer)
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Calls `restore`."""
+        self.restore()
+
+    def restore(self) -> None:
         """Gives the layers back their own forward passes."""
         for layer in self.layers:
-            del layer.forward
+            vars(layer).pop("forward", None)
         self.layers = []
 
 

@@ -33,7 +33,7 @@ class FastDropout(TrainerCallback):
         self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
     ) -> None:
         """Replaces the forward pass of the layers."""
-        self.on_train_end()  # where an earlier training was broken off
+        self.restore()  # where an earlier training was broken off
         if select.choose("dropout", args.device) == "reference":
             return
         model: nn.Module = kwargs["model"]
@@ -43,6 +43,10 @@ class FastDropout(TrainerCallback):
             layer.forward = MethodType(forward, layer)
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Calls `restore`."""
+        self.restore()
+
+    def restore(self) -> None:
         """Gives the layers back their own forward pass."""
         for layer in self.layers:
             vars(layer).pop("forward", None)

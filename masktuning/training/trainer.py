@@ -114,11 +114,13 @@ class MaskTuningTrainer(EvaluatingTrainer):
             self.train_dataset = self._prepared(self.method, train_dataset)
         check_sharding(args, self.accelerator)
         if (settings := compile_settings(args, self.accelerator)) is not None:
-            self.add_callback(CompiledLayers(lambda: self.method.model.encoder, settings))
+            faster: Any = CompiledLayers(lambda: self.method.model.encoder, settings)
         else:
-            self.add_callback(FastDropout())
+            faster = FastDropout()
         self._embedding_gradient = EmbeddingGradient(lambda: self.method.model.encoder)
-        self.add_callback(self._embedding_gradient)
+        self._in_training = (faster, self._embedding_gradient)
+        for callback in self._in_training:
+            self.add_callback(callback)
         self.model_accepts_loss_kwargs = False
         self._rng: Tensor | None = None
         self._epoch = -1
@@ -170,8 +172,12 @@ class MaskTuningTrainer(EvaluatingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, on the back end that the arguments name."""
-        with backends.use(self.options.backend):
-            return super().train(*args, **kwargs)
+        try:
+            with backends.use(self.options.backend):
+                return super().train(*args, **kwargs)
+        finally:  # also where an error or a key stopped it
+            for callback in self._in_training:
+                callback.restore()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -225,6 +231,8 @@ class MaskTuningTrainer(EvaluatingTrainer):
         if not isinstance(model, MaskTuningModel):
             head = "mlm_head" in self.method_class.requires
             model = MaskTuningModel.from_classifier(model, mlm_head=head)
+        else:
+            model.find_last_layer()  # its head may have been replaced
         return self.method_class(model, self.tokenizer, method_options(self.options))
 
     def _prepared(self, method: Method, dataset: Any) -> Any:

@@ -1,25 +1,45 @@
 """A last layer that computes some positions only gives the states that it gives for all."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from families import examples, tiny_model, tiny_tokenizer
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointImpl,
+    checkpoint_wrapper,
+)
 
 from masktuning.data.collator import MaskTuningCollator
-from masktuning.modeling.last_layer import masked_places, reads_only
+from masktuning.modeling import last_layer
+from masktuning.modeling.last_layer import masked_places, reads_first
 from masktuning.ops import MaskedTokens
 
 REDUCIBLE = ("bert", "roberta", "electra", "xlm-roberta", "camembert", "ernie", "data2vec-text")
+REDUCIBLE += ("roc_bert",)
 # Another structure (DistilBERT), another order of its parts (Megatron), another pooling (BART).
 OTHERS = ("distilbert", "megatron-bert", "roberta-prelayernorm", "xmod", "bart", "albert")
 
 
 def double_model(family):
     model = tiny_model(family).double().train()
-    layer = model._last_layer[0]
-    return model, layer
+    return model, model._last_layer
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The shapes of what reduced layers returned."""
+    shapes, stock = [], last_layer._states_at
+
+    def states_at(*arguments):
+        states = stock(*arguments)
+        shapes.append(tuple(states.shape))
+        return states
+
+    monkeypatch.setattr(last_layer, "_states_at", states_at)
+    return shapes
 
 
 def texts():
@@ -49,17 +69,14 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize("family", REDUCIBLE)
 @pytest.mark.parametrize("padded", [True, False])
-def test_logits_and_gradients_are_those_of_the_stock_classifier(family, padded):
-    model, layer = double_model(family)
-    assert layer is not None
+def test_logits_and_gradients_are_those_of_the_stock_classifier(family, padded, computed):
+    model, _ = double_model(family)
+    computed.clear()
     batch, *_ = texts()
     mask = batch["attention_mask"] if padded else None
     weights = torch.rand(6, model.config.num_labels, dtype=torch.float64)
-    seen = []
-    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     logits = model(batch["input_ids"], mask).logits
-    handle.remove()
-    assert seen == [(6, 1, model.config.hidden_size)]
+    assert computed == [(6, 1, model.config.hidden_size)]
     (logits * weights).sum().backward()
     ours = gradients(model)
     model.zero_grad()
@@ -70,15 +87,13 @@ def test_logits_and_gradients_are_those_of_the_stock_classifier(family, padded):
 
 
 @pytest.mark.parametrize("family", REDUCIBLE)
-def test_states_at_masked_positions_are_those_of_the_stock_encoder(family):
-    model, layer = double_model(family)
+def test_states_at_masked_positions_are_those_of_the_stock_encoder(family, computed):
+    model, _ = double_model(family)
+    computed.clear()
     batch, masked, offsets = texts()
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    seen = []
-    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     states = model.encode_masked(masked, ids, offsets, 3, attention_mask=mask)
-    handle.remove()
-    assert seen == [(6, 3, model.config.hidden_size)]
+    assert computed == [(6, 3, model.config.hidden_size)]
     stock = model.encoder(input_ids=ids, attention_mask=mask)[0].flatten(0, 1)[masked.positions]
     assert torch.allclose(states, stock, rtol=1e-10)
     weights = torch.rand_like(stock)
@@ -88,7 +103,7 @@ def test_states_at_masked_positions_are_those_of_the_stock_encoder(family):
     (stock * weights).sum().backward()
     assert_close(ours, gradients(model))
     unknown = model.encode_masked(masked, ids, offsets, 0, attention_mask=mask)
-    assert torch.allclose(unknown, stock, rtol=1e-10)
+    assert torch.allclose(unknown, stock, rtol=1e-10) and len(computed) == 1
 
 
 def test_surplus_rows_get_states_and_change_no_other():
@@ -118,47 +133,106 @@ def test_masked_places_of_counts_from_none_to_all():
 
 
 @pytest.mark.parametrize("family", OTHERS)
-def test_other_families_compute_all_positions(family):
-    model, layer = double_model(family)
-    assert layer is None
+def test_other_families_compute_all_positions(family, computed):
+    model, last = double_model(family)
+    computed.clear()
+    assert last is None
     batch, masked, offsets = texts()
     ids = batch["input_ids"]
     states = model.encode_masked(masked, ids, offsets, 3)
-    expected = model.encode(ids, ids).flatten(0, 1)[masked.positions]
-    assert torch.allclose(states, expected, rtol=1e-10)
+    extras = {}
+    if family == "bart":  # its decoder reads the original texts, shifted right
+        start = torch.full((6, 1), model.config.decoder_start_token_id)
+        extras["decoder_input_ids"] = torch.cat([start, ids[:, :-1]], 1)
+    expected = model.encoder(input_ids=ids, **extras)[0].flatten(0, 1)[masked.positions]
+    assert torch.allclose(states, expected, rtol=1e-10) and not computed
 
 
 def test_a_classifier_that_reads_every_position_keeps_them():
     """A pooling over all states is found out by the logits it gives."""
     model = tiny_model("roberta")
+    assert model._last_layer is not None
     head = model.classifier.classifier
     stock = head.forward
     head.forward = lambda features: stock(features.mean(1, keepdim=True))
-    assert type(model)(model.classifier, None)._last_layer == (None,)
+    model.find_last_layer()
+    assert model._last_layer is None
 
 
-def test_activation_checkpointing_and_compiled_layers_compute_all_positions():
-    model, layer = double_model("bert")
-    batch, *_ = texts()
-    expected = model(batch["input_ids"]).logits
+def watch(model, layer):
+    layer.attention.self.register_forward_hook(lambda *_: None)
+
+
+def wrap(model, layer):
+    layers = model.encoder.encoder.layer
+    layers[-1] = checkpoint_wrapper(layers[-1], checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+
+
+def replace_forward(model, layer):  # as training/compile.py does
+    layer.forward = layer.forward
+
+
+def compile_in_place(model, layer):
+    layer.compile(backend="eager")
+
+
+def checkpoint(model, layer):
     model.activation_checkpointing_enable()
-    with reads_only(layer, None) as only:
-        assert not only
-    assert torch.allclose(model(batch["input_ids"]).logits, expected, rtol=1e-10)
-    model.eval()  # nothing is repeated in evaluation
-    with reads_only(layer, None) as only:
-        assert only
-    layer.forward = layer.forward  # as training/compile.py replaces it
-    with reads_only(layer, None) as only:
-        assert not only
+
+
+def cut_off(model, layer):
+    model.encoder.encoder.layer = model.encoder.encoder.layer[:1]
+
+
+CHANGES = [watch, wrap, replace_forward, compile_in_place, checkpoint, cut_off]
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_layer_that_somebody_changed_computes_all_positions(change, computed):
+    model, last = double_model("bert")
+    batch, masked, offsets = texts()
+    ids = batch["input_ids"]
+    change(model, last.layer)
+    computed.clear()
+    logits = model(ids).logits
+    states = model.encode_masked(masked, ids, offsets, 3)
+    assert not computed
+    torch.testing.assert_close(logits, model.classifier(input_ids=ids).logits, rtol=1e-9, atol=0)
+    expected = model.encoder(input_ids=ids)[0].flatten(0, 1)[masked.positions]
+    torch.testing.assert_close(states, expected, rtol=1e-9, atol=0)
+    (logits.sum() + states.sum()).backward()  # checkpoints compute the layer once more
+    if change is checkpoint:  # in evaluation nothing is computed twice
+        model.eval()(ids)
+        assert computed
+
+
+def test_two_threads_may_use_one_model():
+    model, _ = double_model("bert")
+    batch, masked, offsets = texts()
+    ids = batch["input_ids"]
+    model.eval()
+    expected = model(ids).logits, model.encode_masked(masked, ids, offsets, 3)
+
+    def work(index):
+        with torch.no_grad():
+            if index % 2:
+                return model(ids).logits
+            return model.encode_masked(masked, ids, offsets, 3)
+
+    with ThreadPoolExecutor(4) as pool:
+        for index, found in enumerate(pool.map(work, range(200))):
+            assert torch.allclose(found, expected[0 if index % 2 else 1], rtol=1e-9)
+    assert "forward" not in vars(model._last_layer.layer)
 
 
 def test_the_layer_is_registered_once_and_its_forward_pass_comes_back():
-    model, layer = double_model("bert")
+    model, last = double_model("bert")
     assert not any("_last_layer" in name for name in model.state_dict())
-    with pytest.raises(KeyError), reads_only(layer, None):
-        assert "forward" in vars(layer)
+    with pytest.raises(KeyError), reads_first(last):
+        assert "forward" in vars(last.layer)
         raise KeyError
-    assert "forward" not in vars(layer)
+    assert "forward" not in vars(last.layer)
     twin = copy.deepcopy(model)
-    assert twin._last_layer[0] in list(twin.modules()) and twin._last_layer[0] is not layer
+    assert twin._last_layer.layer in list(twin.modules())
+    assert twin._last_layer.layer is not last.layer

@@ -4,9 +4,10 @@
     python -m masktuning.export --model_name_or_path out --format onnx
     python -m masktuning.export --model_name_or_path out --output_file served/model.onnx
 
-Writes model.onnx next to the classifier, or the file that is named. Its inputs are the int64 arrays [batch, length] that the
-tokenizer gives, its output are the logits [batch, labels]; batch and length are free. The file is
-run with onnxruntime on texts of several lengths, and kept only if its logits equal PyTorch's.
+Writes model.onnx next to the classifier, or the file that is named. Its inputs are the int64 arrays
+[batch, length] that the tokenizer gives, its output are the logits [batch, labels]; batch and
+length are free. The file is run with onnxruntime on texts of several lengths, and kept only if its
+logits equal PyTorch's.
 """
 
 from __future__ import annotations

@@ -50,5 +50,5 @@ def test_the_program_is_installed():
 
 
 def test_an_unknown_command_raises():
-    with pytest.raises(UsageError, match="did you mean 'evaluate'"):
+    with pytest.raises(UsageError, match=r"did you mean 'evaluate'"):
         program.main(["evalute"])

@@ -27,8 +27,9 @@ def export(folder: Path, file: Path | None = None) -> tuple[Path, float]:
     The difference is that of its logits and PyTorch's, relative to the largest logit.
 
     Raises:
-        UsageError: if the file's folder is missing, onnxruntime or onnxscript is not installed, the folder holds no classifier,
-            its family cannot be traced, or the file's logits are not PyTorch's.
+        UsageError: if the file's folder is missing, onnxruntime or onnxscript is not installed, the
+            folder holds no classifier, its family cannot be traced, or the file's logits are not
+            PyTorch's.
     """
     onnxruntime = _import_onnxruntime()
     if not (folder / "config.json").is_file():

@@ -104,7 +104,7 @@ def test_a_mistyped_folder_is_told_at_once(tmp_path, monkeypatch):
     for name in ("runs/sst2", "roberta-base", "FacebookAI/roberta-base"):
         check_folder(name)
     for name in ("runs/sst3", "./runs/sst3", "runs/sst3/", f"{tmp_path}/runs/sst3"):
-        with pytest.raises(UsageError, match="no such folder; did you mean .*runs/sst2"):
+        with pytest.raises(UsageError, match=r"no such folder; did you mean .*runs/sst2"):
             check_folder(name)
     for name in ("runs/other", "/nowhere/at/all", "sst2/"):
         with pytest.raises(UsageError, match=f"^{name}: no such folder$"):

@@ -30,7 +30,7 @@ def test_a_function_that_computes_the_loss(tmp_path):
 
 
 def test_an_overridden_compute_loss(tmp_path):
-    with pytest.raises(ValueError, match="WithItsOwnLoss.compute_loss would not be used"):
+    with pytest.raises(ValueError, match=r"WithItsOwnLoss\.compute_loss would not be used"):
         make(tmp_path, WithItsOwnLoss)
 
 

@@ -1,11 +1,13 @@
 """Export a run's classifier to ONNX, checked against PyTorch before it is kept.
 
     pip install "masktuning[onnx]"
-    python -m masktuning.export --output_dir out --format onnx
+    python -m masktuning.export --model_name_or_path out --format onnx
+    python -m masktuning.export --model_name_or_path out --output_file served/model.onnx
 
-Writes model.onnx next to the classifier. Its inputs are the int64 arrays [batch, length] that the
-tokenizer gives, its output are the logits [batch, labels]; batch and length are free. The file is
-run with onnxruntime on texts of several lengths, and kept only if its logits equal PyTorch's.
+Writes model.onnx next to the classifier, or the file that is named. Its inputs are the int64 arrays
+[batch, length] that the tokenizer gives, its output are the logits [batch, labels]; batch and
+length are free. The file is run with onnxruntime on texts of several lengths, and kept only if its
+logits equal PyTorch's.
 """
 
 from __future__ import annotations
@@ -25,8 +27,15 @@ class ExportArguments:
 
     _argument_group_name = "export"
 
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder of a run, or of any classifier checkpoint."}
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a run, or of any classifier checkpoint.",
+            "aliases": ["--output_dir"],
+        },
+    )
+    output_file: str | None = field(
+        default=None, metadata={"help": "The file to write; by default model.onnx in that folder."}
     )
     format: str = field(
         default="onnx", metadata={"help": "Format of the file.", "choices": ["onnx"]}
@@ -39,11 +48,12 @@ def main(argv: list[str]) -> None:
         parser.print_help()
         return
     (arguments,) = parse(parser, argv, {})
-    if not arguments.output_dir:
-        raise UsageError("--output_dir is missing: the folder of a run")
+    if not arguments.model_name_or_path:
+        raise UsageError("--model_name_or_path is missing: the folder of a run")
     from masktuning.modeling.onnx_export import export
 
-    path, difference = export(Path(arguments.output_dir))
+    file = Path(arguments.output_file) if arguments.output_file else None
+    path, difference = export(Path(arguments.model_name_or_path), file)
     print(f"{path}: its logits differ from PyTorch's by {difference:.1e} at most")
 
 

@@ -66,6 +66,15 @@ def score_sets(
     return found
 
 
+def only_label(scored: Scored) -> str | None:
+    """The label that a classifier gave to every text of a set, if it gave no other.
+
+    None as well where that label is correct for every text.
+    """
+    found = set(scored.predictions.tolist())
+    return scored.labels[found.pop()] if len(found) == 1 and not scored.correct.all() else None
+
+
 def _score(
     spec: SetSpec, texts: LabelledTexts, logits: NDArray[Any], task: Task, labels: list[str]
 ) -> Scored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,20 @@ LOADING_ERRORS = (ImportError, OSError, ValueError, RuntimeError, SafetensorErro
 
 
 def check_folder(name: str) -> None:
-    """Raises UsageError for a path that is no folder; the hub would call it a malformed id."""
-    if (name.startswith(("/", ".", "~")) or name.count("/") > 1) and not Path(name).is_dir():
-        raise UsageError(f"{name}: no such folder")
+    """Raises UsageError for a name that is meant to be a folder and is none.
+
+    The hub would be asked for it, and would call it a malformed id after a minute of trying. A name
+    with one slash is taken for a folder if its first part is one here.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return
+    written_as_path = name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1
+    if written_as_path or (name.count("/") == 1 and path.parent.is_dir()):
+        there = sorted(one.name for one in path.parent.iterdir()) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, there, n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UsageError(f"{name}: no such folder{hint}")
 
 
 # Families whose masked LM and classifier cannot share one encoder, and why.

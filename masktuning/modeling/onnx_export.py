@@ -21,19 +21,25 @@ _TRACED = ["a fine film", "a long , boring story about nothing at all"]
 _COMPARED = [["good"], ["bad , bad", "what a lovely and warm comedy this was , truly", "x y z"]]
 
 
-def export(folder: Path) -> tuple[Path, float]:
-    """Writes `folder`/model.onnx; returns its path and the largest relative difference of logits.
+def export(folder: Path, file: Path | None = None) -> tuple[Path, float]:
+    """Writes `file`, or model.onnx in `folder`; returns its path and the largest difference.
+
+    The difference is that of its logits and PyTorch's, relative to the largest logit.
 
     Raises:
-        UsageError: if onnxruntime or onnxscript is not installed, the folder holds no classifier,
-            its family cannot be traced, or the file's logits are not PyTorch's.
+        UsageError: if the file's folder is missing, onnxruntime or onnxscript is not installed, the
+            folder holds no classifier, its family cannot be traced, or the file's logits are not
+            PyTorch's.
     """
     onnxruntime = _import_onnxruntime()
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder}: holds no classifier (no config.json)")
+    file = file or folder / FILE
+    if not file.parent.is_dir():
+        raise UsageError(f"{file.parent}: no such folder to write {file.name} to")
     model, tokenizer = load_classifier(str(folder))
     model = model.eval()
-    with replaced_when_complete(folder / FILE) as partial:
+    with replaced_when_complete(file) as partial:
         _trace(model, tokenizer, partial)
         session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
         largest = max(_difference(session, model, tokenizer, texts) for texts in _COMPARED)
@@ -41,7 +47,7 @@ def export(folder: Path) -> tuple[Path, float]:
             raise UsageError(
                 f"{folder}: the exported logits differ from PyTorch's by {largest:.1e}"
             )
-    return folder / FILE, largest
+    return file, largest
 
 
 def _import_onnxruntime() -> Any:

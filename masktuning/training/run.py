@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from masktuning.config.files import write, write_json
 from masktuning.data.tokenize import EncodedSet
 from masktuning.evaluation.metrics import SetResult
 from masktuning.evaluation.predict import evaluate_sets
+from masktuning.evaluation.scoring import Scored, only_label
 from masktuning.evaluation.tables import details_table, text_table
 from masktuning.methods import method_class
 from masktuning.training import run_folder
@@ -23,6 +25,8 @@ from masktuning.training.perturbation_log import PerturbationLog
 from masktuning.training.stages import pending_stages
 from masktuning.training.time_log import as_metrics, from_metrics, time_table
 from masktuning.training.trainer import MaskTuningTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def run(job: TrainingJob, summary: bool = True) -> list[SetResult]:
@@ -51,13 +55,15 @@ def run(job: TrainingJob, summary: bool = True) -> list[SetResult]:
     trainer.add_callback(PerturbationLog(trainer, job.folder, job.task.labels))
     trained = _train(job, trainer, resume, training_examples(sets))
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
-    results = _evaluate(job, trainer, sets)
+    scores = _evaluate(job, trainer, sets)
+    results = [one.result for one in scores.values()]
     if not trainer.is_world_process_zero():
         return []
     # Where nothing was left to train, the run's time is that of the call that trained it.
     trained = {**_seconds(trainer, time.perf_counter() - began), **trained}
     metrics = _write_results(job, trainer, sets, trained, results)
     _print_results(job, trainer, metrics, results if summary else [])
+    _warn_of_constant(scores)
     return results
 
 
@@ -85,15 +91,28 @@ def _train(
 
 def _evaluate(
     job: TrainingJob, trainer: MaskTuningTrainer, sets: list[EncodedSet]
-) -> list[SetResult]:
+) -> dict[str, Scored]:
     """Measures every set but the training set; training may have measured dev already."""
     measured = [one for one in sets if one.texts.role != "train"]
     logits = trainer.dev_logits()
     dev = [one.texts.name for one in measured if one.data is trainer.eval_dataset]
     known = {} if logits is None else dict.fromkeys(dev, logits)
     with trainer.time_log.during("evaluation"):
-        scores = evaluate_sets(trainer, measured, job.task, job.task.labels, known)
-    return [one.result for one in scores.values()]
+        return evaluate_sets(trainer, measured, job.task, job.task.labels, known)
+
+
+def _warn_of_constant(scores: Mapping[str, Scored]) -> None:
+    """Warns of a classifier that gives every text of the in-distribution set one label."""
+    dev = next(one for one in scores.values() if one.result.role == "dev")
+    if (label := only_label(dev)) is not None:
+        logger.warning(
+            "warning: the classifier gives all %d texts of %s the label %r. It has learned nothing "
+            "that tells them apart: compare it with --method finetuning, train longer, or try "
+            "another --learning_rate and, with Mask-tuning, a smaller --alpha",
+            dev.result.n,
+            dev.result.name,
+            label,
+        )
 
 
 def _seconds(trainer: MaskTuningTrainer, whole: float) -> dict[str, float]:

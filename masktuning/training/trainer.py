@@ -44,6 +44,7 @@ from masktuning.training.fast_dropout import FastDropout
 from masktuning.training.gradient_norms import GradientNorms, logs_step
 from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
+from masktuning.training.other_losses import refuse_other_losses
 from masktuning.training.precision import say_precision
 from masktuning.training.run_folder import STAGES
 from masktuning.training.sharding import check_sharding
@@ -67,8 +68,8 @@ class MaskTuningTrainer(EvaluatingTrainer):
     the terms are back-propagated one after the other, `grad_norm_<term>` before clipping.
 
     Raises:
-        ValueError: without a tokenizer, or if the method cannot work with it or with the model, or
-            if FSDP is asked for on CPUs.
+        ValueError: without a tokenizer, or if the method cannot work with it or with the model; for
+            a loss of the user's own, which no method would use; for FSDP on CPUs.
     """
 
     # The losses are divided by the whole step's counts already; see get_batch_samples.
@@ -86,6 +87,7 @@ class MaskTuningTrainer(EvaluatingTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or MaskTuningArguments()
+        refuse_other_losses(self, EvaluatingTrainer, model, kwargs)
         tokenizer = processing_class or getattr(data_collator, "tokenizer", None)
         if tokenizer is None:
             raise ValueError("processing_class is missing: give the model's tokenizer")

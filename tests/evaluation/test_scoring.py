@@ -15,7 +15,7 @@ from masktuning.evaluation.metrics import (
     collapse_sum,
     f1,
 )
-from masktuning.evaluation.scoring import score_sets
+from masktuning.evaluation.scoring import Scored, only_label, score_sets
 from masktuning.evaluation.tables import comparison_table
 from masktuning.tasks import SetSpec, Task
 
@@ -197,3 +197,21 @@ def test_a_set_that_one_run_lacks_is_a_dash():
     one, two = (SetResult(name, "dev", 0.5, 0.4, 0.6, 10) for name in ("x", "y"))
     lines = comparison_table({"a": [one, two], "b": [two]}).splitlines()
     assert [line.split()[1:] for line in lines[2:]] == [["50.00", "50.00"], ["-", "50.00"]]
+
+
+@pytest.mark.parametrize(
+    ("predictions", "gold", "expected"),
+    [
+        ([1, 1, 1], [0, 1, 1], "good"),
+        ([1, 1, 1], [0, 0, 0], "good"),
+        ([1, 0, 1], [0, 1, 1], None),
+        ([1, 1, 1], [1, 1, 1], None),
+        ([0], [1], "bad"),
+        ([1], [1], None),
+    ],
+)
+def test_one_label_for_every_text(predictions, gold, expected):
+    predictions, gold = np.array(predictions), np.array(gold)
+    result = SetResult("dev", "dev", 0.0, 0.0, 0.0, len(gold))
+    scored = Scored(result, predictions, predictions == gold, ["bad", "good"])
+    assert only_label(scored) == expected

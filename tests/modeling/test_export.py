@@ -36,6 +36,18 @@ def test_logits_are_pytorch_s(family, tmp_path, capsys):
     assert not list(tmp_path.glob(".*partial"))
 
 
+def test_the_file_goes_where_it_is_said(tmp_path, capsys):
+    model = tmp_path / "model"
+    tiny_model("bert").classifier.save_pretrained(model)
+    tiny_tokenizer().save_pretrained(model)
+    file = tmp_path / "served.onnx"
+    export.main(["--model_name_or_path", str(model), "--output_file", str(file)])
+    assert file.is_file() and str(file) in capsys.readouterr().out
+    assert not list(model.glob("*.onnx"))
+    with pytest.raises(UsageError, match="nowhere: no such folder to write"):
+        export.main(["--output_dir", str(model), "--output_file", str(tmp_path / "nowhere/a.onnx")])
+
+
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     tiny_model("bert").classifier.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
@@ -53,7 +65,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--output_dir is missing"),
+        ([], "--model_name_or_path is missing"),
         (["--output_dir", "nowhere"], "nowhere: holds no classifier"),
         (["--output_dir", "nowhere", "--format", "tflite"], "invalid choice: 'tflite'"),
     ],

@@ -10,6 +10,8 @@ from families import EIGHT, config_of, save_tiny, tiny_model
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from masktuning import MaskTuningModel
+from masktuning.config.errors import UsageError
+from masktuning.modeling.loading import check_folder
 
 LABELS = {0: "bad", 1: "good", 2: "neither"}
 
@@ -93,3 +95,17 @@ def test_heads_with_a_tensor_of_the_same_memory_are_parted():
     assert "cls.predictions.transform.dense.bias" in made._head_names
     # The encoder stays shared, and the decoder tied to it.
     assert made.mlm_head.weight.data_ptr() == classifier.get_input_embeddings().weight.data_ptr()
+
+
+def test_a_mistyped_folder_is_told_at_once(tmp_path, monkeypatch):
+    """Names of the hub pass; what is meant to be a folder here does not."""
+    (tmp_path / "runs" / "sst2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/sst2", "roberta-base", "FacebookAI/roberta-base"):
+        check_folder(name)
+    for name in ("runs/sst3", "./runs/sst3", "runs/sst3/", f"{tmp_path}/runs/sst3"):
+        with pytest.raises(UsageError, match=r"no such folder; did you mean .*runs/sst2"):
+            check_folder(name)
+    for name in ("runs/other", "/nowhere/at/all", "sst2/"):
+        with pytest.raises(UsageError, match=f"^{name}: no such folder$"):
+            check_folder(name)

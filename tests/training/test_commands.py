@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
@@ -21,7 +22,7 @@ from transformers import (
     pipeline,
 )
 
-from masktuning import evaluate, info, train
+from masktuning import MaskTuningTrainer, evaluate, info, train
 from masktuning.config.errors import UsageError
 from masktuning.demo import EMBEDDED
 from masktuning.training.job import read_job
@@ -213,6 +214,16 @@ def test_a_small_say_of_the_classifier_is_told(files, tmp_path, capsys):
     assert "A smaller --alpha may serve better" in capsys.readouterr().out
     train.main(command(files, output_dir=tmp_path / "b", max_steps=2, alpha=0.0))
     assert "A smaller --alpha" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_classifier_with_one_answer_is_named(files, tmp_path, monkeypatch, caplog, constant):
+    logits = np.tile([[0.0, 1.0]], (20, 1))
+    logits[0, 0] = 0.0 if constant else 2.0
+    monkeypatch.setattr(MaskTuningTrainer, "dev_logits", lambda self: logits)
+    train.main(command(files, output_dir=tmp_path / "out", max_steps=1))
+    told = "the classifier gives all 20 texts of dev the label 'b'" in caplog.text
+    assert told == constant
 
 
 def test_an_encoder_is_not_a_classifier(files):

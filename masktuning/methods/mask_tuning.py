@@ -34,7 +34,14 @@ class MaskTuningOptions:
     )
     mask_rate: float = field(
         default=0.05,
-        metadata={"help": "Share of each example's tokens to mask; at least one token is masked."},
+        metadata={"help": "Share of each example's tokens to mask; see min_per_example."},
+    )
+    min_per_example: int = field(
+        default=1,
+        metadata={
+            "help": "At least so many tokens of each example are masked, 1 as a rule; with 0, short "
+            "texts of which mask_rate is less than half a token stay as they are."
+        },
     )
     corruption: str = field(
         default="mask",
@@ -62,6 +69,8 @@ class MaskTuningOptions:
             raise ValueError(f"alpha is {self.alpha}: give a number from 0 to 1")
         if not 0 < self.mask_rate <= 1:
             raise ValueError(f"mask_rate is {self.mask_rate}: give a share above 0, up to 1")
+        if self.min_per_example < 0:
+            raise ValueError(f"min_per_example is {self.min_per_example}: give 0 or more")
         if not 1 <= self.top_k <= 64:
             raise ValueError(f"top_k is {self.top_k}: give a number from 1 to 64")
         if not self.temperature > 0:
@@ -94,7 +103,7 @@ class MaskTuning(Method):
     def configure(self, options: MaskTuningOptions) -> None:
         """Takes up options; see `Method.configure`."""
         super().configure(options)
-        self.plan = MaskPlan(self.tokenizer, options.mask_rate)
+        self.plan = MaskPlan(self.tokenizer, options.mask_rate, options.min_per_example)
         self.perturbation = perturbation_from(
             self.tokenizer,
             self.model.config.vocab_size,

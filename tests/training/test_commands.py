@@ -441,6 +441,7 @@ BAD = [
     ({"alpha": 1.2}, "alpha is 1.2"),
     ({"alpha": "much"}, "--alpha: invalid float value: 'much'"),
     ({"mask_rate": 0}, "mask_rate is 0.0"),
+    ({"min_per_example": -1}, "min_per_example is -1"),
     ({"top_k": 65}, "top_k is 65"),
     ({"temperature": 0}, "temperature is 0.0"),
     ({"method": "masktuning"}, "invalid choice: 'masktuning'"),

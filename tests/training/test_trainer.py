@@ -351,3 +351,29 @@ def test_string_labels_are_an_error(tmp_path):
 def test_no_tokenizer_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="processing_class is missing"):
         MaskTuningTrainer(model=tiny_model("bert"), args=arguments(tmp_path))
+
+
+def test_without_a_minimum_short_texts_stay_as_they_are(tmp_path):
+    """Of texts of 9 words and fewer, 5 % is less than half a token."""
+    rows = [
+        {"input_ids": [0, *range(5, 5 + n), 2], "attention_mask": (n + 2) * [1], "labels": n % 2}
+        for n in (1, 9, 10, 29, 30, 5, 3, 7)
+    ]
+    settings = {"use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    trainer = MaskTuningTrainer(
+        model=tiny_model("bert"),
+        args=MaskTuningArguments(
+            str(tmp_path),
+            min_per_example=0,
+            per_device_train_batch_size=2,
+            num_train_epochs=1,
+            **settings,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny_tokenizer(),
+    )
+    batch = trainer.collate([{**row, "example_id": i} for i, row in enumerate(rows)])
+    assert batch["offsets"].diff().tolist() == [0, 0, 1, 1, 2, 0, 0, 0]
+    assert batch["num_masked"] == 4 and batch["max_masked"] == 2
+    trainer.train()  # some of its batches have nothing to mask
+    assert all(p.isfinite().all() for p in trainer.model.parameters())

@@ -39,8 +39,8 @@ class MaskTuningOptions:
     min_per_example: int = field(
         default=1,
         metadata={
-            "help": "At least so many tokens of each example are masked, 1 as a rule; with 0, short "
-            "texts of which mask_rate is less than half a token stay as they are."
+            "help": "At least so many tokens of each example are masked. With 0, short texts of "
+            "which mask_rate is less than half a token stay as they are."
         },
     )
     corruption: str = field(

@@ -19,12 +19,13 @@ class GradientNorms:
     """Splits the gradient of one optimiser step into the parts of its terms.
 
     Costs one more set of gradients for every term but the last, so the trainer makes one only for
-    the steps that it logs.
+    the steps that it logs, before the first backward pass of the step.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], terms: tuple[str, ...]) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.last = terms[-1]
+        self._first = True  # of the step's backward passes
         self.parts: dict[str, list[Tensor | None]] = {
             term: [None] * len(self.parameters) for term in terms[:-1]
         }
@@ -34,8 +35,14 @@ class GradientNorms:
 
         The last term is not copied: it is what the gradient holds besides the others.
         """
+        first, self._first = self._first, False
         if term == self.last:
             return backward(loss)
+        if first:  # there is no other gradient yet, or one of zeros
+            backward(loss)
+            gradients = [p.grad for p in self.parameters]
+            self.parts[term] = [None if one is None else one.clone() for one in gradients]
+            return
         before = [p.grad for p in self.parameters]
         for p in self.parameters:
             p.grad = None

@@ -37,10 +37,7 @@ from masktuning.training.arguments import (
 )
 from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.batching import BY_LENGTH, similar_length_sampler, warn_of_stream
-from masktuning.training.compile import CompiledLayers, compile_settings
-from masktuning.training.embedding_gradient import EmbeddingGradient
 from masktuning.training.evaluating_trainer import EvaluatingTrainer
-from masktuning.training.fast_dropout import FastDropout
 from masktuning.training.gradient_norms import GradientNorms, logs_step
 from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
@@ -48,6 +45,7 @@ from masktuning.training.other_losses import refuse_other_losses
 from masktuning.training.precision import say_precision
 from masktuning.training.run_folder import STAGES
 from masktuning.training.sharding import check_sharding
+from masktuning.training.speedups import speedups
 
 
 class MaskTuningTrainer(EvaluatingTrainer):
@@ -115,13 +113,8 @@ class MaskTuningTrainer(EvaluatingTrainer):
         if method is None:  # Trainer has called model_init
             self.train_dataset = self._prepared(self.method, train_dataset)
         check_sharding(args, self.accelerator)
-        if (settings := compile_settings(args, self.accelerator)) is not None:
-            faster: Any = CompiledLayers(lambda: self.method.model.encoder, settings)
-        else:
-            faster = FastDropout()
-        self._embedding_gradient = EmbeddingGradient(lambda: self.method.model.encoder)
-        self._in_training = (faster, self._embedding_gradient)
-        for callback in self._in_training:
+        self._speedups = speedups(args, self.accelerator, lambda: self.method.model.encoder)
+        for callback in self._speedups:
             self.add_callback(callback)
         self.model_accepts_loss_kwargs = False
         self._rng: Tensor | None = None
@@ -178,8 +171,7 @@ class MaskTuningTrainer(EvaluatingTrainer):
             with backends.use(self.options.backend):
                 return super().train(*args, **kwargs)
         finally:  # also where an error or a key stopped it
-            for callback in self._in_training:
-                callback.restore()
+            self._speedups.restore()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -206,7 +198,7 @@ class MaskTuningTrainer(EvaluatingTrainer):
         method, several = self.method, len(self.method_class.terms) > 1
         joint = several and not self._allows_backward_passes(model)
         step = Step(self._current_rng(), named, self.args.label_smoothing_factor, joint)
-        self._embedding_gradient.begin()
+        self._speedups.embedding.begin()
         losses = method.losses(Batch.from_dict(inputs), step)
         if self._norms is None and several and not joint and logs_step(self.args, self.state):
             self._norms = GradientNorms(model.parameters(), method.terms)

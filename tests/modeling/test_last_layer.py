@@ -188,6 +188,7 @@ CHANGES = [watch, wrap, replace_forward, compile_in_place, checkpoint, cut_off]
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_layer_that_somebody_changed_computes_all_positions(change, computed):
     model, last = double_model("bert")

@@ -83,9 +83,10 @@ def test_the_head_adds_what_autograd_adds(rows, dtype, biased):
         torch.testing.assert_close(output.losses.double(), expected, rtol=tolerance, atol=tolerance)
         assert torch.equal(output.tokens, logits.argmax(1)) or dtype == torch.float16
         seen = []
-        weight.register_hook(seen.append)  # autograd hands it what it is given
+        weight.register_hook(seen.append)  # autograd hands it what it is given, which may be None
         output.losses.sum().backward()
-        assert bool(seen) != marked
+        in_place = marked and dtype == torch.float32
+        assert all(gradient is None for gradient in seen) == in_place
         torch.testing.assert_close(
             weight.grad.double(), exact.grad + 1, rtol=tolerance, atol=tolerance
         )
@@ -122,11 +123,11 @@ def gradients_by_step(trainer, monkeypatch):
 def test_a_training_has_the_gradients_of_one_without(tmp_path, monkeypatch, family, settings):
     used = []
     kept = trainer_of(tmp_path, family, **settings)
-    begin = kept._embedding_gradient.begin
+    begin = kept._speedups.embedding.begin
     monkeypatch.setattr(
-        kept._embedding_gradient,
+        kept._speedups.embedding,
         "begin",
-        lambda: (begin(), used.append(kept._embedding_gradient.kept_VH is not None)),
+        lambda: (begin(), used.append(kept._speedups.embedding.kept_VH is not None)),
     )
     found = gradients_by_step(kept, monkeypatch)
     assert used and all(used)
@@ -144,7 +145,7 @@ def test_a_training_has_the_gradients_of_one_without(tmp_path, monkeypatch, fami
 def test_after_a_training_the_embedding_is_as_before(tmp_path):
     trainer = trainer_of(tmp_path)
     module = trainer.method.model.encoder.get_input_embeddings()
-    callback = trainer._embedding_gradient
+    callback = trainer._speedups.embedding
     callback.on_train_begin(trainer.args)
     twin = copy.deepcopy(module)
     assert twin.forward.__self__ is twin

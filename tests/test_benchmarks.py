@@ -147,10 +147,12 @@ def test_padding_rows_leaves_the_rows_alone():
 
 def test_peak_memory_is_the_highest_total():
     memory = step_watch.PeakMemory()
-    memory.on_step_begin(None, SimpleNamespace(global_step=1), None)
+    memory.on_step_begin(None, SimpleNamespace(global_step=0), None)
     first = torch.ones(1_000_000)
     second = first + 1
     del first
+    memory.on_step_end(None, SimpleNamespace(global_step=1), None)
+    memory.on_step_begin(None, SimpleNamespace(global_step=1), None)
     third = torch.ones(500_000)
     memory.on_step_end(None, SimpleNamespace(global_step=2), None)
     assert second.sum() + third.sum() > 0

@@ -41,7 +41,7 @@ class EmbeddingGradient(TrainerCallback):
             return
         try:
             module = self.encoder().get_input_embeddings()
-        except NotImplementedError:  # CANINE, for one, has no embedding of words
+        except NotImplementedError:  # not every encoder has an embedding of words
             return
         if not _can_keep(module):
             return

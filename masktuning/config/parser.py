@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import (
+    ArgumentDefaultsHelpFormatter,
+    ArgumentParser,
+    ArgumentTypeError,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +36,7 @@ def build_parser(
             raise UsageError(message)
 
     groups: Any = dataclasses
-    return Parser(
+    parser = Parser(
         groups,
         prog=program,
         description=description,
@@ -39,6 +44,18 @@ def build_parser(
         allow_abbrev=False,
         formatter_class=Formatter,
     )
+    for action in parser._actions:
+        if action.type is float and action.default == "auto":  # HfArgumentParser forgets `| str`
+            action.type = _number_or_auto
+    return parser
+
+
+def _number_or_auto(text: str) -> float | str:
+    """The value of a flag that takes a number or the word auto."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"give a number or auto, not {text!r}") from None
 
 
 class FlagParser(ArgumentParser):

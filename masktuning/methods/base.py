@@ -120,6 +120,21 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def watched_parameters(self) -> list[nn.Parameter]:
+        """Parameters on which the norm of each term's gradient is measured, in every step.
+
+        The trainer passes the norms to `after_step`. It costs a copy of their gradients.
+        """
+        return []
+
+    def after_step(self, norms: Mapping[str, Tensor]) -> None:
+        """Takes up the norms of the terms' gradients on the watched parameters.
+
+        Called after the last backward pass of each optimiser step, before the gradients are
+        clipped. The norms are tensors on the device; they are of the whole step, over all of its
+        micro-batches and processes. Not called where all terms share one backward pass.
+        """
+
     def perturb(self, batch: Batch, rng: Tensor) -> Tensor | None:
         """The token ids [B, L] that are classified in training; None if they are the original ones.
 

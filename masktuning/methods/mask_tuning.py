@@ -5,20 +5,27 @@ Shapes: B examples (or 2 * B with the originals), L tokens, M masked positions, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from masktuning.data.batch import Batch
 from masktuning.data.collator import MaskPlan
+from masktuning.methods.balance import START, GradientBalance, last_layer_parameters
 from masktuning.methods.base import Method
+from masktuning.methods.mask_policy import POLICIES, RANDOM, choose_maskable, with_label_bearing
 from masktuning.methods.perturbation import MaskBatch, masked_lm_pass, perturbation_from
 from masktuning.methods.step import Step
 from masktuning.ops import MaskedLMOutput, dual_cross_entropy
 
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
 _DWARFED = 5  # times the classifier's gradient: from here on a smaller alpha is advised
 
 
@@ -28,9 +35,12 @@ class MaskTuningOptions:
 
     _argument_group_name = "mask_tuning"
 
-    alpha: float = field(
-        default=0.6,
-        metadata={"help": "Weight of the masked-LM loss, 0 to 1; 1 - alpha weighs the classifier."},
+    alpha: float | str = field(
+        default=AUTO,
+        metadata={
+            "help": "Weight of the masked-LM loss, 0 to 1; 1 - alpha weighs the classifier. auto "
+            "keeps the masked-LM gradient a tenth as large as the classifier's."
+        },
     )
     mask_rate: float = field(
         default=0.05,
@@ -41,6 +51,22 @@ class MaskTuningOptions:
         metadata={
             "help": "At least so many tokens of each example are masked. With 0, short texts of "
             "which mask_rate is less than half a token stay as they are."
+        },
+    )
+    mask_policy: str = field(
+        default=RANDOM,
+        metadata={
+            "help": "Which tokens are masked: any, as in the paper; spare leaves out tokens that "
+            "are associated with a label, aim masks those first.",
+            "choices": [*POLICIES],
+        },
+    )
+    gate: str = field(
+        default="none",
+        metadata={
+            "help": "label trains on a perturbed text only where the classifier still gives it its "
+            "label, and on the original text elsewhere. Costs one more forward pass.",
+            "choices": ["none", "label"],
         },
     )
     corruption: str = field(
@@ -65,8 +91,19 @@ class MaskTuningOptions:
 
     def check(self) -> None:
         """Raises ValueError for an option that is out of range, naming it."""
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}: give a number from 0 to 1")
+        if self.alpha != AUTO and not (
+            isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1
+        ):
+            raise ValueError(f"alpha is {self.alpha}: give a number from 0 to 1, or auto")
+        if self.mask_policy not in POLICIES:
+            raise ValueError(f"mask_policy is {self.mask_policy}: give {' or '.join(POLICIES)}")
+        if self.gate not in ("none", "label"):
+            raise ValueError(f"gate is {self.gate}: give none or label")
+        if self.gate == "label" and self.alpha == 1:
+            raise ValueError(
+                "gate is label and alpha is 1: with that alpha the classifier is not trained, so "
+                "its labels mean nothing"
+            )
         if not 0 < self.mask_rate <= 1:
             raise ValueError(f"mask_rate is {self.mask_rate}: give a share above 0, up to 1")
         if self.min_per_example < 0:
@@ -83,7 +120,8 @@ class MaskTuning(Method):
     The predictions carry no gradient, so the two terms share no graph: alpha * L_MLM is
     back-propagated and pass A freed before pass B runs. The gradient is that of the sum, and the
     peak memory is near that of plain fine-tuning. With alpha = 0 pass A runs without a graph: the
-    paper's ablation "without integrated loss" (section VI).
+    paper's ablation "without integrated loss" (section VI). `alpha="auto"` sets alpha from the
+    gradients of both terms; see `GradientBalance` for its equation.
 
     Equivalent to::
 
@@ -95,6 +133,7 @@ class MaskTuning(Method):
     Options = MaskTuningOptions
     requires = frozenset({"mlm_head"})
     terms = ("mlm", "cls")
+    _told = False  # that alpha cannot be set from gradients
     paper = (
         'Ghanbarzadeh et al., "Improving the Reusability of Pre-trained Language Models in '
         'Real-world Applications", arXiv 2307.10457'
@@ -104,6 +143,10 @@ class MaskTuning(Method):
         """Takes up options; see `Method.configure`."""
         super().configure(options)
         self.plan = MaskPlan(self.tokenizer, options.mask_rate, options.min_per_example)
+        if options.alpha != AUTO:
+            self.balance: GradientBalance | None = None
+        elif getattr(self, "balance", None) is None:  # a resumed run has loaded its own
+            self.balance = GradientBalance().to(next(self.model.parameters()).device)
         self.perturbation = perturbation_from(
             self.tokenizer,
             self.model.config.vocab_size,
@@ -112,43 +155,63 @@ class MaskTuning(Method):
             options.temperature,
         )
 
+    def prepare(self, train: Any, cache: Path) -> Any:
+        """Adds the flags of label-bearing tokens, if the mask policy needs them."""
+        if self.options.mask_policy == RANDOM:
+            return train
+        return with_label_bearing(train, self.model.config.vocab_size)
+
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """Adds which tokens may be masked and how many, unless the user's collator has done so."""
+        """Adds which tokens may be masked, and how many, unless the user's collator has done so."""
         if batch.offsets is None:
             batch.maskable, batch.offsets = self.plan(batch.input_ids, batch.attention_mask)
             batch.num_masked = int(batch.offsets[-1])
             batch.max_masked = int(batch.offsets.diff().max())
+        if self.options.mask_policy != RANDOM:
+            batch.maskable = choose_maskable(self.options.mask_policy, batch, rows)
         return batch
 
     def counts(self, batch: Batch) -> dict[str, Tensor | int]:
         """Masked tokens and labels."""
         return {"masked": batch.num_masked, **super().counts(batch)}
 
+    def watched_parameters(self) -> list[nn.Parameter]:
+        """With `alpha="auto"` the parameters of the encoder's last layer."""
+        return [] if self.balance is None else last_layer_parameters(self.model.encoder)
+
+    def after_step(self, norms: Mapping[str, Tensor]) -> None:
+        """Sets the next step's alpha."""
+        if self.balance is not None:
+            self.balance.update(norms["mlm"], norms["cls"])
+
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
         """alpha * L_MLM of pass A, then (1 - alpha) * L_FT of pass B."""
-        alpha = self.options.alpha
+        alpha = self._alpha(step)
+        trains_mlm = isinstance(alpha, Tensor) or alpha > 0
         # In one joint backward pass DDP and FSDP want a gradient, of 0, for the head as well.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (alpha > 0 or step.joint)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (trains_mlm or step.joint)):
             output, targets_M = self._masked_lm(batch, step.rng)
         yield alpha * step.mean(output.losses, over="masked")
         labels, labels_count = batch.labels, step.counts["labels"]
         ids, texts = output.input_ids, batch.texts()
+        if self.options.gate == "label":
+            ids = self._gated(ids, batch, step)
         if self.options.include_original:  # one forward of 2 * B texts, each half with half weight
             ids, labels = torch.cat([ids, batch.input_ids]), torch.cat([labels, labels])
             texts = {k: None if v is None else torch.cat([v, v]) for k, v in texts.items()}
             labels_count = 2 * labels_count
         logits = self.model(ids, **texts).logits
         denominators = torch.stack([step.counts["masked"], labels_count])
+        # The kernel takes alpha as a number: a tensor is applied to its result.
+        weight, in_kernel = (1 - alpha, 0.0) if isinstance(alpha, Tensor) else (1, alpha)
         dual = dual_cross_entropy(
-            output.losses.detach(), logits, labels, denominators, alpha, step.label_smoothing
+            output.losses.detach(), logits, labels, denominators, in_kernel, step.label_smoothing
         )
-        same_M = (output.tokens == targets_M) & (targets_M >= 0)
-        share = step.mean(same_M.float(), over="masked")
-        # A drawn token may differ from a correct prediction, so the share is no accuracy then.
-        name = "mlm_accuracy" if self.options.top_k == 1 else "same_token_share"
-        step.log(loss_mlm=dual.mlm, loss_cls=dual.classification, **{name: share})
+        self._log(step, output, targets_M, loss_mlm=dual.mlm, loss_cls=dual.classification)
+        if isinstance(alpha, Tensor):
+            step.log(alpha=step.mean((batch.labels != -100) * alpha))
         # The joint loss without its first term, which has been yielded above.
-        yield dual.loss - (alpha * dual.mlm).detach()
+        yield weight * (dual.loss - (in_kernel * dual.mlm).detach())
 
     def perturb(self, batch: Batch, rng: Tensor) -> Tensor:
         """The texts with the masked LM's predictions in the places of the masked tokens."""
@@ -163,6 +226,36 @@ class MaskTuning(Method):
             f"On average the masked-LM gradient was {mlm / max(cls, 1e-9):.0f} times the "
             "classifier's, which hardly steered the encoder. A smaller --alpha may serve better."
         )
+
+    def _alpha(self, step: Step) -> float | Tensor:
+        """The weight of the masked-LM loss in this step."""
+        if self.balance is None:
+            assert isinstance(self.options.alpha, int | float)
+            return self.options.alpha
+        if step.joint and not self._told:
+            self._told = True
+            logger.warning(
+                "alpha stays at %s: --alpha auto needs a backward pass for each term, which FSDP, "
+                "DeepSpeed and ddp_find_unused_parameters false do not allow",
+                START,
+            )
+        return self.balance.alpha()
+
+    @torch.no_grad()
+    def _gated(self, perturbed: Tensor, batch: Batch, step: Step) -> Tensor:
+        """The perturbed texts [B, L] that the classifier gives their label, otherwise originals."""
+        self.model.eval()  # without dropout
+        kept_B = self.model(perturbed, **batch.texts()).logits.argmax(-1) == batch.labels
+        self.model.train()
+        step.log(gate_kept_share=step.mean(kept_B.float()))
+        return torch.where(kept_B[:, None], perturbed, batch.input_ids)
+
+    def _log(self, step: Step, output: MaskedLMOutput, targets_M: Tensor, **terms: Tensor) -> None:
+        """Logs both terms and the share of masked tokens that were predicted as they were."""
+        same_M = (output.tokens == targets_M) & (targets_M >= 0)
+        # A drawn token may differ from a correct prediction, so the share is no accuracy then.
+        name = "mlm_accuracy" if self.options.top_k == 1 else "same_token_share"
+        step.log(**terms, **{name: step.mean(same_M.float(), over="masked")})
 
     def _masked_lm(self, batch: Batch, rng: Tensor) -> tuple[MaskedLMOutput, Tensor]:
         """Pass A; see `masked_lm_pass`."""

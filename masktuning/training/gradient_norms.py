@@ -1,4 +1,4 @@
-"""Norms of the gradient of each term of a loss, so that a user sees which one drives a run.
+"""Norms of the gradient of each term of a loss: for the log, and for methods that weigh terms.
 
 In few steps at a large alpha the masked-LM term's gradient dwarfs the classifier's and the model
 underfits; these numbers in the log show it.
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from masktuning.methods.base import Method
+
 
 class GradientNorms:
     """Splits the gradient of one optimiser step into the parts of its terms.
 
-    Costs one more set of gradients for every term but the last, so the trainer makes one only for
-    the steps that it logs, before the first backward pass of the step.
+    Costs one more set of gradients of `parameters` for every term but the last, so the trainer
+    gives it all parameters only in the steps that it logs. It is made before the first backward
+    pass of the step.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], terms: tuple[str, ...]) -> None:
@@ -56,23 +59,34 @@ class GradientNorms:
             p.grad = new if old is None else old if new is None else old.add_(new)
 
     @torch.no_grad()
-    def finish(self, scale: float) -> dict[str, Tensor]:
-        """The norm of each term's gradient, after the step's last backward pass.
+    def finish(self) -> None:
+        """Completes the parts of all terms, after the step's last backward pass.
 
-        `scale` is what the gradients were multiplied by (a GradScaler's scale). In several
-        processes the parts are averaged first, as the whole gradient was.
+        In several processes the parts are averaged first, as the whole gradient was.
         """
-        norm = torch.nn.utils.get_total_norm
-        found = {}
         rest = [p.grad for p in self.parameters]
         for term, part in self.parts.items():
-            averaged = self._averaged(part)
-            found[term] = norm([one for one in averaged if one is not None]) / scale
+            self.parts[term] = self._averaged(part)
             rest = [
                 whole if whole is None or one is None else whole - one
-                for whole, one in zip(rest, averaged, strict=True)
+                for whole, one in zip(rest, self.parts[term], strict=True)
             ]
-        found[self.last] = norm([one for one in rest if one is not None]) / scale
+        self.parts[self.last] = rest
+
+    def norms(self, scale: float, among: Iterable[nn.Parameter] | None = None) -> dict[str, Tensor]:
+        """The norm of each term's gradient; `finish` must have been called.
+
+        Args:
+            scale: what the gradients were multiplied by (a GradScaler's scale).
+            among: the parameters to count, by default all.
+        """
+        wanted = {id(p) for p in (self.parameters if among is None else among)}
+        counted = [id(p) in wanted for p in self.parameters]
+        found = {}
+        for term, part in self.parts.items():
+            kept = [one for one, is_in in zip(part, counted, strict=True) if is_in]
+            norm = torch.nn.utils.get_total_norm([one for one in kept if one is not None])
+            found[term] = norm / scale
         return found
 
     def _averaged(self, part: list[Tensor | None]) -> list[Tensor | None]:
@@ -85,6 +99,24 @@ class GradientNorms:
             dist.all_reduce(one)
             averaged.append(one / dist.get_world_size())
         return averaged
+
+
+def begin_norms(model: nn.Module, method: Method, logged: bool) -> GradientNorms | None:
+    """What measures the norms of one step: of all gradients if it is logged, or of watched ones."""
+    watched = method.watched_parameters()
+    if logged:
+        return GradientNorms(model.parameters(), method.terms)
+    return GradientNorms(watched, method.terms) if watched else None
+
+
+def end_norms(
+    norms: GradientNorms, method: Method, scale: float, logged: bool
+) -> dict[str, Tensor]:
+    """Passes the norms of a step to the method; returns those for the log if the step is logged."""
+    norms.finish()
+    if watched := method.watched_parameters():
+        method.after_step(norms.norms(scale, watched))
+    return norms.norms(scale) if logged else {}
 
 
 def logs_step(args: TrainingArguments, state: TrainerState) -> bool:

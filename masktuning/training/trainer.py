@@ -38,7 +38,7 @@ from masktuning.training.arguments import (
 from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.batching import BY_LENGTH, similar_length_sampler, warn_of_stream
 from masktuning.training.evaluating_trainer import EvaluatingTrainer
-from masktuning.training.gradient_norms import GradientNorms, logs_step
+from masktuning.training.gradient_norms import GradientNorms, begin_norms, end_norms, logs_step
 from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
 from masktuning.training.other_losses import refuse_other_losses
@@ -200,8 +200,9 @@ class MaskTuningTrainer(EvaluatingTrainer):
         step = Step(self._current_rng(), named, self.args.label_smoothing_factor, joint)
         self._speedups.embedding.begin()
         losses = method.losses(Batch.from_dict(inputs), step)
-        if self._norms is None and several and not joint and logs_step(self.args, self.state):
-            self._norms = GradientNorms(model.parameters(), method.terms)
+        logged = logs_step(self.args, self.state)
+        if self._norms is None and several and not joint:
+            self._norms = begin_norms(model, method, logged)
         with self.compute_loss_context_manager():
             backward_all = backward_joint if joint else backward_each
             values = backward_all(model, method, losses, self._backward)
@@ -210,7 +211,9 @@ class MaskTuningTrainer(EvaluatingTrainer):
         self._log.add({**terms, **step.logged}, ends_step)
         if ends_step and self._norms is not None:
             scaler = self.accelerator.scaler
-            self._log.norms = self._norms.finish(1.0 if scaler is None else scaler.get_scale())
+            scale = 1.0 if scaler is None else scaler.get_scale()
+            norms = end_norms(self._norms, method, scale, logged)
+            self._log.norms = norms or self._log.norms
             self._norms = None
         self.time_log.enter("optimizer" if ends_step else "data")
         return torch.stack([*values.values()]).sum()

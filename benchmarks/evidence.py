@@ -1,0 +1,125 @@
+"""Which settings of Mask-tuning hold up: a grid of short runs of a small encoder, over seeds.
+
+    python benchmarks/evidence.py screen DATA MODEL benchmarks/results/evidence_screen.json
+
+DATA is the folder of the tasks' files and MODEL a checkpoint with a masked-LM head. Every cell is
+one run of `masktuning.train` in one thread, measured on dev and on every out-of-distribution set in
+DATA; `--jobs` runs go on at a time. The file is written anew after each cell, and a grid that was
+stopped goes on with the cells that the file lacks. `python benchmarks/evidence_tables.py FILE`
+prints the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+from timing import environment, write_json
+
+SHARED = ("--precision", "auto", "--save_strategy", "no", "--eval_strategy", "no")
+PLAIN = "plain"
+RANDOM = {
+    f"random, alpha {alpha}, at least {least}": f"--alpha {alpha} --min_per_example {least}"
+    for alpha in ("0", "0.1")
+    for least in ("0", "1")
+}
+
+
+class Grid(NamedTuple):
+    """The runs of one grid: every setting with every seed."""
+
+    task: str
+    flags: str
+    settings: dict[str, str]
+    """Flags of Mask-tuning by the name of the setting; `PLAIN` is fine-tuning."""
+    seeds: tuple[int, ...]
+
+
+_SST2 = "--max_train_samples 6000 --num_train_epochs 2 --per_device_train_batch_size 16"
+GRIDS = {
+    "screen": Grid("sst2", _SST2, {PLAIN: "", **RANDOM}, (1, 2, 3)),
+}
+
+
+def cells(grid: Grid) -> Iterator[tuple[str, list[str]]]:
+    """The name and the flags of every run, all settings of one seed before the next seed."""
+    for seed in grid.seeds:
+        for name, flags in grid.settings.items():
+            method = "finetuning" if name == PLAIN else "mask_tuning"
+            words = ["--task", grid.task, "--method", method, "--seed", str(seed)]
+            yield f"{name}; seed {seed}", [*words, *grid.flags.split(), *flags.split(), *SHARED]
+
+
+def scores(data: str, model: str, flags: list[str]) -> dict[str, Any]:
+    """The accuracies of one run in per cent by set, its seconds, and the share of masked tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "masktuning.train", "--data_dir", data]
+        command += ["--model_name_or_path", model, *flags, "--output_dir", f"{folder}/run"]
+        done = subprocess.run(
+            [*command, "--disable_tqdm", "true"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
+        results = json.loads(Path(folder, "run", "all_results.json").read_text())
+    ending = "_accuracy"
+    found = {
+        name.removeprefix("eval_").removesuffix(ending): 100 * value
+        for name, value in results.items()
+        if name.startswith("eval_") and name.endswith(ending)
+    }
+    log = {name: value for name, value in results.items() if name.startswith("train_")}
+    return {"accuracy": found, "train": log}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("grid", choices=GRIDS)
+    parser.add_argument("data")
+    parser.add_argument("model")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    grid = GRIDS[arguments.grid]
+    result: dict[str, Any] = {
+        "command": f"python benchmarks/evidence.py {arguments.grid} DATA MODEL",
+        "model": Path(arguments.model).name,
+        "task": grid.task,
+        "flags": " ".join([grid.flags, *SHARED]),
+        "settings": grid.settings,
+        "runs": {},
+    }
+    if arguments.out.is_file():
+        result["runs"] = json.loads(arguments.out.read_text())["runs"]
+    lock = threading.Lock()
+
+    def run(name: str, flags: list[str]) -> None:
+        found = scores(arguments.data, arguments.model, flags)
+        with lock:
+            result["runs"][name] = found
+            write_json(str(arguments.out), {**result, **environment()})
+        accuracies = " ".join(f"{k} {v:.1f}" for k, v in found["accuracy"].items())
+        print(f"{name}: {accuracies}", flush=True)
+
+    left = [(name, flags) for name, flags in cells(grid) if name not in result["runs"]]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for future in [pool.submit(run, name, flags) for name, flags in left]:
+            future.result()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Which settings of Mask-tuning hold up: a grid of short runs of a small encoder, over seeds.
 
-    python benchmarks/evidence.py screen DATA MODEL benchmarks/results/evidence_screen.json
+    python benchmarks/evidence.py sst2_2000 DATA MODEL benchmarks/results/evidence_sst2_2000.json
 
 DATA is the folder of the tasks' files and MODEL a checkpoint with a masked-LM head. Every cell is
 one run of `masktuning.train` in one thread, measured on dev and on every out-of-distribution set in
@@ -23,16 +23,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 sys.path.insert(0, str(Path(__file__).parent))
 from timing import environment, write_json
 
+from masktuning import tasks
+
 SHARED = ("--precision", "auto", "--save_strategy", "no", "--eval_strategy", "no")
 PLAIN = "plain"
-RANDOM = {
-    f"random, alpha {alpha}, at least {least}": f"--alpha {alpha} --min_per_example {least}"
-    for alpha in ("0", "0.1")
-    for least in ("0", "1")
-}
 
 
 class Grid(NamedTuple):
@@ -42,12 +41,39 @@ class Grid(NamedTuple):
     flags: str
     settings: dict[str, str]
     """Flags of Mask-tuning by the name of the setting; `PLAIN` is fine-tuning."""
-    seeds: tuple[int, ...]
+    sets: tuple[str, ...] = ()
+    """The sets to measure on; all that are there by default."""
+    seeds: tuple[int, ...] = (1, 2, 3)
 
 
-_SST2 = "--max_train_samples 6000 --num_train_epochs 2 --per_device_train_batch_size 16"
+def settings(
+    policies: tuple[str, ...], alphas: tuple[str, ...], masked: tuple[tuple[str, str], ...]
+) -> dict[str, str]:
+    """All combinations of mask policies, alphas, and (min_per_example, mask_rate)."""
+    return {
+        f"{policy}, alpha {alpha}, at least {least}, rate {rate}": f"--mask_policy {policy} "
+        f"--alpha {alpha} --min_per_example {least} --mask_rate {rate}"
+        for policy in policies
+        for least, rate in masked
+        for alpha in alphas
+    }
+
+
+_ALPHAS = ("0", "auto", "0.1")
+_FEW, _ONE, _MORE = ("0", "0.05"), ("1", "0.05"), ("0", "0.15")
+_SCREEN = {
+    PLAIN: "",
+    **settings(("random",), _ALPHAS, (_FEW, _ONE)),
+    **settings(("random", "spare", "aim"), ("0", "auto"), (_MORE,)),
+    **settings(("spare", "aim"), ("auto",), (_ONE,)),
+    "random, alpha auto, at least 0, rate 0.15, gate": "--alpha auto --min_per_example 0 "
+    "--mask_rate 0.15 --gate label",
+}
+_EDITED = ("train", "dev", "imdb_cont_dev", "imdb_cad_dev")
+_2000 = "--max_train_samples 2000 --num_train_epochs 1"
 GRIDS = {
-    "screen": Grid("sst2", _SST2, {PLAIN: "", **RANDOM}, (1, 2, 3)),
+    "sst2_2000": Grid("sst2", _2000, _SCREEN, _EDITED),
+    "qqp_2000": Grid("qqp", _2000, _SCREEN),
 }
 
 
@@ -56,15 +82,29 @@ def cells(grid: Grid) -> Iterator[tuple[str, list[str]]]:
     for seed in grid.seeds:
         for name, flags in grid.settings.items():
             method = "finetuning" if name == PLAIN else "mask_tuning"
-            words = ["--task", grid.task, "--method", method, "--seed", str(seed)]
+            words = ["--method", method, "--seed", str(seed)]
             yield f"{name}; seed {seed}", [*words, *grid.flags.split(), *flags.split(), *SHARED]
 
 
-def scores(data: str, model: str, flags: list[str]) -> dict[str, Any]:
-    """The accuracies of one run in per cent by set, its seconds, and the share of masked tokens."""
+def task_with(grid: Grid, folder: str) -> str:
+    """The grid's task; if it names sets, a copy of the task's file with these alone."""
+    if not grid.sets:
+        return grid.task
+    task = yaml.safe_load(Path(tasks.__file__).with_name(f"{grid.task}.yaml").read_text())
+    kept = {name: task["sets"][name] for name in grid.sets}
+    for one in kept.values():
+        one.pop("original", None)
+    path = Path(folder, f"{grid.task}.yaml")
+    path.write_text(yaml.safe_dump({**task, "sets": kept}))
+    return str(path)
+
+
+def scores(grid: Grid, data: str, model: str, flags: list[str]) -> dict[str, Any]:
+    """The accuracies of one run in per cent by set, and what training said."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "masktuning.train", "--data_dir", data]
-        command += ["--model_name_or_path", model, *flags, "--output_dir", f"{folder}/run"]
+        command += ["--task", task_with(grid, folder), "--model_name_or_path", model]
+        command += [*flags, "--output_dir", f"{folder}/run"]
         done = subprocess.run(
             [*command, "--disable_tqdm", "true"],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -99,6 +139,7 @@ def main() -> None:
         "command": f"python benchmarks/evidence.py {arguments.grid} DATA MODEL",
         "model": Path(arguments.model).name,
         "task": grid.task,
+        "sets": grid.sets or "all",
         "flags": " ".join([grid.flags, *SHARED]),
         "settings": grid.settings,
         "runs": {},
@@ -108,7 +149,7 @@ def main() -> None:
     lock = threading.Lock()
 
     def run(name: str, flags: list[str]) -> None:
-        found = scores(arguments.data, arguments.model, flags)
+        found = scores(grid, arguments.data, arguments.model, flags)
         with lock:
             result["runs"][name] = found
             write_json(str(arguments.out), {**result, **environment()})

@@ -40,6 +40,10 @@ class DataArguments:
         default=None,
         metadata={"help": "Task name, or a YAML file of your own.", "aliases": ["--task_name"]},
     )
+    preset: str | None = field(
+        default=None,
+        metadata={"help": "Settings of the task by a name: paper gives those of its paper."},
+    )
     data_dir: str | None = field(
         default=None,
         metadata={"help": "The folder of the task's files; files that it lacks come from the hub."},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from masktuning.config.errors import UsageError, check_names
 from masktuning.tasks.set_checks import read_set
@@ -41,7 +42,7 @@ def load_task(name: str, settings: set[str] | None = None) -> Task:
         sets += _included(document, file, other, wanted, taken={spec.name for spec in sets})
     if len({len(spec.text) for spec in sets if not spec.union_of}) > 1:
         raise document.error(("sets",), "some sets have one text column and some have two")
-    return Task(file.name, file.description, file.labels, sets, file.settings)
+    return Task(file.name, file.description, file.labels, sets, file.settings, file.presets)
 
 
 def _path_of(name: str) -> str:
@@ -58,11 +59,14 @@ def _path_of(name: str) -> str:
 def _check_settings(document: Document, file: TaskFile, settings: set[str] | None) -> None:
     if settings is None:
         return
-    for key in file.settings:
-        try:
-            check_names([key], settings, "setting")
-        except UsageError as error:
-            raise document.error(("settings", key), str(error)) from None
+    groups: dict[tuple[str, ...], dict[str, Any]] = {("settings",): file.settings}
+    groups |= {("presets", name): preset for name, preset in file.presets.items()}
+    for place, group in groups.items():
+        for key in group:
+            try:
+                check_names([key], settings, "setting")
+            except UsageError as error:
+                raise document.error((*place, key), str(error)) from None
 
 
 def _included(

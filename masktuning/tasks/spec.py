@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from masktuning.config.errors import UsageError, check_names
+
 ROLES = ("train", "dev", "ood")
 PROTOCOLS = ("standard", "paper-like")
 
@@ -84,6 +86,21 @@ class Task:
     sets: list[SetSpec]
     settings: dict[str, Any] = field(default_factory=dict)
     """Defaults for the flags of `masktuning.train`."""
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Other settings by a name, such as those of a paper; `--preset NAME` puts them over these."""
+
+    def settings_of(self, preset: str | None) -> dict[str, Any]:
+        """The default settings, with those of a preset over them.
+
+        Raises:
+            UsageError: if the task has no preset of that name.
+        """
+        if preset is None:
+            return self.settings
+        if not self.presets:
+            raise UsageError(f"--preset {preset}: the task {self.name} has no presets")
+        check_names([preset], set(self.presets), "preset")
+        return {**self.settings, **self.presets[preset]}
 
     @property
     def generated(self) -> bool:
@@ -108,5 +125,6 @@ class TaskFile:
     sets: dict[str, Any]
     description: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     include: dict[str, list[str]] = field(default_factory=dict)
     """Sets of other tasks that are out of distribution here, by the other task's name."""

@@ -98,7 +98,10 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     file = read_yaml(early.config) if early.config else {}
     name = _task_name(early, file)
     task = None if name is None else load_task(name)
-    settings = {} if task is None else task.settings
+    preset = early.preset or file.get("preset")
+    if preset and task is None:
+        raise UsageError("--preset goes with --task: files of your own have no presets")
+    settings = {} if task is None else task.settings_of(preset)
     method = early.method or file.get("method") or settings.get("method") or MethodChoice.method
     # Seconds of imports, after the errors that need none. The operations come first: to register
     # one, torch searches all modules there are, and transformers brings two thousand.
@@ -148,7 +151,7 @@ def _read_early(argv: Sequence[str]) -> Namespace:
     """The flags that decide which others there are."""
     parser = FlagParser()
     parser.add_argument("--task", "--task_name")
-    for name in ("config", "train_file", "dataset_name", "method"):
+    for name in ("config", "train_file", "dataset_name", "method", "preset"):
         parser.add_argument(f"--{name}")
     return parser.parse_known_args(argv)[0]
 

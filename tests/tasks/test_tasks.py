@@ -218,7 +218,8 @@ def test_a_file_and_a_hub_copy_that_are_both_missing_are_both_named(tmp_path, mo
 )
 def test_the_paper_s_settings(task, alpha, batch):
     """Mask-tuning, section IV: alpha and batch size per task, and settings that all tasks share."""
-    settings = load_task(task).settings
+    settings = load_task(task).settings_of("paper")
+    assert "alpha" not in load_task(task).settings  # found from the gradients by default
     assert settings["alpha"] == alpha and settings["per_device_train_batch_size"] == batch
     assert settings["num_train_epochs"] == 3 and settings["mask_rate"] == 0.05
     assert settings["learning_rate"] in (2e-5, 3e-5, 4e-5, 5e-5)  # those that it tried on dev

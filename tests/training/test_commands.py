@@ -358,6 +358,24 @@ def test_precedence_is_flags_file_task(tmp_path):
     assert options.training.weight_decay == 0.0
 
 
+def test_a_preset_is_over_the_task_and_under_the_flags(tmp_path):
+    words = ["--task", "sst2", "--model_name_or_path", "m", "--output_dir", "x"]
+    by_default = read_job(words, EMBEDDED).training
+    assert by_default.alpha == "auto" and by_default.per_device_train_batch_size == 16
+    paper = read_job([*words, "--preset", "paper", "--mask_rate", "0.1"], EMBEDDED).training
+    assert (paper.alpha, paper.mask_rate, paper.num_train_epochs) == (0.6, 0.1, 3)
+    path = tmp_path / "c.yaml"
+    path.write_text("preset: paper\n")
+    assert read_job([*words, "--config", str(path)], EMBEDDED).training.alpha == 0.6
+    for wrong, told in (
+        ([*words, "--preset", "papper"], "unknown preset 'papper'; did you mean 'paper'"),
+        (["--task", "demo", "--preset", "paper"], "the task demo has no presets"),
+        (["--train_file", "a.csv", "--preset", "paper"], "files of your own have no presets"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            read_job(wrong, EMBEDDED)
+
+
 @pytest.mark.parametrize("given", ["flag", "file", "task"])
 def test_an_option_of_another_method_is_named_and_not_used(tmp_path, caplog, given):
     """A task's settings are for every method; what the user wrote is told if it has no effect."""
@@ -439,7 +457,7 @@ BAD = [
     ({"text_column_names": "body"}, "no column 'body'; it has 'text', 'label'"),
     ({"label_column_name": "gold"}, "no column 'gold'"),
     ({"alpha": 1.2}, "alpha is 1.2"),
-    ({"alpha": "much"}, "--alpha: invalid float value: 'much'"),
+    ({"alpha": "much"}, "--alpha: give a number or auto, not 'much'"),
     ({"mask_rate": 0}, "mask_rate is 0.0"),
     ({"min_per_example": -1}, "min_per_example is -1"),
     ({"top_k": 65}, "top_k is 65"),
@@ -474,7 +492,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     ("content", "message"),
     [
         ("alhpa: 0.3\n", "unknown option 'alhpa'; did you mean 'alpha'"),
-        ("alpha: high\n", "invalid float value: 'high'"),
+        ("alpha: high\n", "give a number or auto, not 'high'"),
         ("alpha: [1, 2]\n", r"alpha: takes one value, not the list \[1, 2\]"),
         ("1: 2\n", "unknown option 1"),
         ("help: true\n", "unknown option 'help'"),

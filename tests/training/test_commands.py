@@ -116,7 +116,7 @@ def test_the_same_labels_everywhere(finished, files, tmp_path, capsys):
     assert results["eval_dev_set_accuracy"] == trained["eval_dev_accuracy"]
     assert "dev_set" in table and f"{100 * results['eval_dev_set_accuracy']:.2f}" in table
     lines = (tmp_path / "predictions_dev_set.jsonl").read_text().splitlines()
-    ours = [json.loads(line)["label"] for line in lines]
+    ours = [json.loads(line)["prediction"] for line in lines]
     texts = [line.split(",")[0] for line in (files / "dev.csv").read_text().splitlines()[1:]]
     classify = pipeline("text-classification", str(finished), device="cpu")
     assert [answer["label"] for answer in classify(texts)] == ours

@@ -125,3 +125,10 @@ class RunArguments:
             "aliases": ["--overwrite_output_dir"],
         },
     )
+    keep_optimizer_states: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave the optimizer states in the checkpoints of a finished run, so that it "
+            "can be trained for more epochs."
+        },
+    )

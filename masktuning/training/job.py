@@ -133,6 +133,8 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
             )
         defaults["output_dir"] = _default_folder(task, method)
     model, data, training, run = parse(parser, argv, defaults)
+    if training.prediction_loss_only:
+        raise UsageError("--prediction_loss_only leaves nothing to measure the accuracy by")
     _check_data_flags(data, task)
     task = own_task(data) if task is None else with_eval_files(task, data)
     if model.model_name_or_path is None and not task.generated:

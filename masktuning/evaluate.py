@@ -11,8 +11,8 @@ paired differences to a baseline's runs with the same seeds in the same order:
     python -m masktuning.evaluate --combine mt-1 mt-2 mt-3 --baseline plain-1 plain-2 plain-3
 
 Texts are classified as they are, without masking. With --output_dir the results are written to
-results.json, the predicted labels of each set to predictions_<set>.jsonl, and the results of
---combine to combined.json.
+results.json, what was predicted for each text of a set to predictions_<set>.jsonl, and the results
+of --combine to combined.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from masktuning.config.errors import UsageError
 from masktuning.config.files import make
 from masktuning.config.imports import heavy_imports
 from masktuning.config.options import DataArguments
-from masktuning.config.parser import build_parser, parse, run_command, wants_help
+from masktuning.config.parser import (
+    build_parser,
+    known_names,
+    parse,
+    run_command,
+    underscored,
+    wants_help,
+)
+from masktuning.config.translate import translated
 
 PROGRAM = "python -m masktuning.evaluate"
 
@@ -37,6 +45,12 @@ class EvaluationArguments:
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint folder or hub id."}
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the model on the hub."}
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Folder or hub id of a tokenizer other than the model's."}
     )
     sets: list[str] = field(
         default_factory=list,
@@ -62,6 +76,10 @@ class EvaluationArguments:
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts per batch."})
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the results."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
+    quiet: bool = field(
+        default=False, metadata={"help": "Show no progress bars and no warnings, only the table."}
+    )
     combine: list[str] = field(
         default_factory=list, metadata={"help": "Folders with results, one per seed."}
     )
@@ -76,6 +94,7 @@ def main(argv: list[str]) -> None:
     if wants_help(argv):
         parser.print_help()
         return
+    argv, _ = translated(underscored(argv), {}, known_names(parser))
     arguments, data = parse(parser, argv, {})
     if arguments.output_dir:
         make(Path(arguments.output_dir))
@@ -86,20 +105,24 @@ def main(argv: list[str]) -> None:
         return
     _check(arguments, data)
     with heavy_imports():
+        from masktuning.evaluation.quiet import less_output
         from masktuning.evaluation.run import EvaluationJob, evaluate
 
-    evaluate(
-        EvaluationJob(
-            model=arguments.model_name_or_path,
-            data=data,
-            sets=arguments.sets,
-            protocols=arguments.protocol,
-            max_seq_length=arguments.max_seq_length,
-            label_names=arguments.label_names,
-            batch_size=arguments.per_device_eval_batch_size,
-            output_dir=arguments.output_dir,
-        )
+    job = EvaluationJob(
+        model=arguments.model_name_or_path,
+        data=data,
+        sets=arguments.sets,
+        protocols=arguments.protocol,
+        max_seq_length=arguments.max_seq_length,
+        label_names=arguments.label_names,
+        batch_size=arguments.per_device_eval_batch_size,
+        output_dir=arguments.output_dir,
+        tokenizer_name=arguments.tokenizer_name,
+        revision=arguments.model_revision,
+        progress=not (arguments.disable_tqdm or arguments.quiet),
     )
+    with less_output(job.progress, warnings=not arguments.quiet):
+        evaluate(job)
 
 
 def _check(arguments: EvaluationArguments, data: DataArguments) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import yaml
@@ -23,6 +24,7 @@ from masktuning.tasks import SetSpec, load_task, names
 PAGES = {"README.md": (ROOT / "README.md").read_text()} | {
     f"docs/{path.name}": path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))
 }
+LINK = re.compile(r"\]\(([^)#:]+)")
 README, TASKS, METHODS_PAGE = (PAGES[f"{p}.md"] for p in ("README", "docs/tasks", "docs/methods"))
 # The two set-up commands are run by .ci/run, in an environment of its own.
 SET_UP = [
@@ -207,8 +209,12 @@ def test_nothing_is_passed_over_but_what_is_listed():
 
 def test_the_readme_is_short_and_leads_to_every_page():
     assert len(README.splitlines()) <= 120
-    for page in PAGES:
-        assert page == "README.md" or f"]({page}" in README, page
+    reached, new = set(), {"README.md"}
+    while new:  # a page may lead to another one
+        reached |= new
+        targets = {(str(Path(page).parent), t) for page in new for t in LINK.findall(PAGES[page])}
+        new = {os.path.normpath(f"{folder}/{t}") for folder, t in targets} & PAGES.keys() - reached
+    assert reached == PAGES.keys()
     (change,) = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
     added = [line[1:] for line in change.splitlines() if line.startswith("+")]
     (block,) = (text for language, text in items("README.md") if language == "python")

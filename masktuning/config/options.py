@@ -20,9 +20,24 @@ class ModelArguments:
         default=None,
         metadata={"help": "Checkpoint folder or hub id; the demo task brings its own."},
     )
+    model_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of the model on the hub, and of its tokenizer."},
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Folder or hub id of a tokenizer other than the model's."}
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False,
+        metadata={"help": "Replace a classifier that was trained for another number of labels."},
+    )
     max_seq_length: int = field(
         default=128,
         metadata={"help": "Texts are truncated to this many tokens; a warning gives their number."},
+    )
+    pad_to_max_length: bool = field(
+        default=False,
+        metadata={"help": "Pad every batch to max_seq_length, which takes longer."},
     )
 
     def __post_init__(self) -> None:
@@ -81,6 +96,9 @@ class DataArguments:
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Number of processes that tokenise."}
     )
+    overwrite_cache: bool = field(
+        default=False, metadata={"help": "Tokenise again what an earlier run tokenised."}
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_train_samples", "max_eval_samples", "preprocessing_num_workers"):
@@ -109,5 +127,12 @@ class RunArguments:
         metadata={
             "help": "Replace the run that --output_dir holds.",
             "aliases": ["--overwrite_output_dir"],
+        },
+    )
+    keep_optimizer_states: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave the optimizer states in the checkpoints of a finished run, so that it "
+            "can be trained for more epochs."
         },
     )

@@ -20,6 +20,7 @@ import yaml
 from yaml.constructor import SafeConstructor
 
 from masktuning.config.errors import UsageError, check_names, one_line
+from masktuning.config.run_glue import refuse
 
 
 def build_parser(
@@ -80,7 +81,9 @@ def parse(parser: Any, argv: Sequence[str], defaults: dict[str, Any]) -> tuple[A
     Raises:
         UsageError: on an unknown flag or key, with the nearest known one; on a bad value.
     """
-    check_names(defaults, known_names(parser), "option")
+    known = known_names(parser)
+    refuse(defaults, known)
+    check_names(defaults, known, "option")
     defaults = {name: value for name, value in defaults.items() if value is not None}
     for action in parser._actions:  # argparse checks choices and types of flags, not of defaults
         if action.dest in defaults:
@@ -95,8 +98,12 @@ def parse(parser: Any, argv: Sequence[str], defaults: dict[str, Any]) -> tuple[A
     if unknown:
         flags = [word.split("=")[0] for word in unknown if word.startswith("-")]
         if not flags:
-            raise UsageError(f"unexpected argument {unknown[0]!r}")
-        check_names([f.lstrip("-") for f in flags], known_names(parser), "flag")
+            file = unknown[0].endswith((".json", ".yaml", ".yml"))
+            hint = f"; give a file of options as --config {unknown[0]}" if file else ""
+            raise UsageError(f"unexpected argument {unknown[0]!r}{hint}")
+        names = [flag.lstrip("-") for flag in flags]
+        refuse(names, known)
+        check_names(names, known, "flag")
         raise UsageError(f"unknown flag {flags[0]}")
     return tuple(parsed)
 

@@ -10,6 +10,7 @@ from typing import Any
 from masktuning.config.errors import UsageError
 from masktuning.config.options import DataArguments
 from masktuning.data.hub import read_hub
+from masktuning.data.labels import NO_REGRESSION, is_fraction
 from masktuning.data.readers import Table, read_table
 from masktuning.tasks import SetSpec, Task
 
@@ -127,11 +128,13 @@ def _labels_of(table: Table, column: str) -> list[str]:
     """The different labels of a table: first numbers by value, then other names by length.
 
     Raises:
-        UsageError: if a label is empty, or there are fewer than two.
+        UsageError: if a label is empty or a number with a fraction, or there are fewer than two.
     """
     for line, value in zip(table.lines, table.column(column), strict=True):
         if not value.strip():
             raise UsageError(f"{table.origin}, line {line}: the label in {column!r} is empty")
+        if is_fraction(value):
+            raise UsageError(f"{table.origin}, line {line}: label {value!r}: {NO_REGRESSION}")
     labels = sorted(
         set(table.column(column)), key=lambda name: (not name.isdigit(), len(name), name)
     )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 from masktuning.config.errors import UsageError
+
+NO_REGRESSION = (
+    "scores, as in regression (STS-B), are not supported, only classes; give a column of class "
+    "names, or turn the scores into classes"
+)
 
 
 class LabelNames:
@@ -51,6 +57,28 @@ def model_labels(config_names: Sequence[str], task_names: Sequence[str]) -> list
             "the order of its ids with --label_names (or as id2label in its config.json)"
         )
     return list(config_names)
+
+
+def reason_unknown(label: str, names: Sequence[str]) -> str:
+    """Why a label of a file is none of the label names, and what to do about it."""
+    listed = ", ".join(names)
+    if is_fraction(label):
+        return f"label {label!r} is none of {listed}: {NO_REGRESSION}"
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
+        return (
+            f"label {label!r} is none of {listed}, since the model's labels have no names: give "
+            "them in the order of its ids with --label_names"
+        )
+    return f"label {label!r} is none of {listed}"
+
+
+def is_fraction(label: str) -> bool:
+    """Whether a label is a number that is not whole, so a score rather than the name of a class."""
+    try:
+        value = float(label)
+    except ValueError:
+        return False
+    return math.isfinite(value) and not value.is_integer()
 
 
 def _fold(name: str) -> str:

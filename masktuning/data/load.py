@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from masktuning.config.errors import UsageError
-from masktuning.data.labels import LabelNames
+from masktuning.data.labels import LabelNames, reason_unknown
 from masktuning.data.readers import Table
 from masktuning.data.sources import SetNotFound, read_source
 from masktuning.tasks import SetSpec
@@ -127,9 +127,7 @@ def _label_ids(table: Table, spec: SetSpec, labels: list[str]) -> list[int]:
     for line, raw in zip(table.lines, column, strict=True):
         label = id_of[raw]
         if label is None:
-            raise UsageError(
-                f"{table.origin}, line {line}: label {raw!r} is none of {', '.join(labels)}"
-            )
+            raise UsageError(f"{table.origin}, line {line}: {reason_unknown(raw, labels)}")
         ids.append(label)
     return ids
 

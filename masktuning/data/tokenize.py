@@ -47,12 +47,14 @@ def encode_all(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     num_proc: int | None = None,
+    overwrite: bool = False,
 ) -> list[EncodedSet]:
     """Tokenised rows of at most `max_length` tokens, with `labels`, `example_id` and `truncated`.
 
     `example_id` is the number of the row in the set, from 0; `truncated` says whether its text was
     too long. The rows are cached in the folder of `datasets` under a hash of texts, labels,
-    tokenizer and length, so that the same texts are tokenised once. `num_proc` processes tokenise.
+    tokenizer and length, so that the same texts are tokenised once; with `overwrite` they
+    are tokenised again. `num_proc` processes tokenise.
 
     Raises:
         UsageError: if the package `datasets` is not installed.
@@ -65,10 +67,10 @@ def encode_all(
     for texts in sets:
         key = _key(settings, texts)
         path = cache / f"{key}.arrow"
-        if path.is_file() and datasets.is_caching_enabled():
+        if path.is_file() and datasets.is_caching_enabled() and not overwrite:
             data = datasets.Dataset.from_file(str(path))
         else:
-            data = _tokenise(texts, tokenizer, max_length, num_proc, path)
+            data = _tokenise(texts, tokenizer, max_length, num_proc, path, overwrite)
         if truncated := sum(data["truncated"][:]):
             logger.warning(
                 "%s: %d of %d texts are longer than %d tokens and were truncated",
@@ -87,6 +89,7 @@ def _tokenise(
     max_length: int,
     num_proc: int | None,
     path: Path,
+    overwrite: bool,
 ) -> Dataset:
     """The rows of a set, written to `path` or, by several processes, to files named after it."""
     rows = {f"text_{i}": column for i, column in enumerate(texts.texts)}
@@ -109,6 +112,7 @@ def _tokenise(
         num_proc=num_proc,
         remove_columns=list(rows),
         cache_file_name=str(path),
+        load_from_cache_file=False if overwrite else None,
         new_fingerprint=path.stem,
         desc=f"Tokenising {texts.name}",
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 
 from masktuning.config.errors import UsageError, check_names
 from masktuning.tasks import PROTOCOLS, SetSpec, Task
+
+logger = logging.getLogger(__name__)
 
 
 def wanted_sets(task: Task, names: list[str], protocols: list[str]) -> list[SetSpec]:
@@ -42,5 +44,5 @@ def wanted_lengths(task: Task, usual: int, given: int | None, longest: int) -> l
         return [given]
     additional = sorted({n for spec in task.sets for n in spec.lengths if n > usual})
     for length in (n for n in additional if n > longest):
-        print(f"not measured at {length} tokens: the model takes {longest}", file=sys.stderr)
+        logger.warning("not measured at %d tokens: the model takes %d", length, longest)
     return [usual, *(n for n in additional if n <= longest)]

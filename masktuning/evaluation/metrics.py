@@ -83,6 +83,13 @@ def f1(
     return float(means[0]), float(low), float(high)
 
 
+def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """The softmax [n, C] of logits [n, C] over the labels."""
+    x = logits.astype(np.float64)
+    p = np.exp(x - x.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
+
+
 def collapse_argmax(logits: NDArray[Any], to: NDArray[np.int64]) -> NDArray[np.int64]:
     """[n] label ids of the set: each example's likeliest model label, mapped by `to` [C].
 
@@ -96,8 +103,7 @@ def collapse_sum(logits: NDArray[Any], to: NDArray[np.int64]) -> NDArray[np.int6
 
     Probabilities of model labels that `to` [C] maps to the same label of the set are added.
     """
-    x = logits.astype(np.float64)
-    p = np.exp(x - x.max(-1, keepdims=True))
+    p = probabilities(logits)
     summed = np.zeros((len(p), int(to.max()) + 1))
     for c, k in enumerate(to):
         summed[:, k] += p[:, c]

@@ -41,15 +41,21 @@ class _Predictor(Trainer):
 
 
 def predictor(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    progress: bool = True,
 ) -> Trainer:
-    """A Trainer that predicts with any sequence classifier, for `predict` and `evaluate_sets`."""
+    """A Trainer that predicts with any sequence classifier, for `predict` and `evaluate_sets`.
+
+    `progress` says whether it shows a progress bar.
+    """
     args = TrainingArguments(
         output_dir=tempfile.gettempdir(),  # Trainer requires a folder; nothing is written to it
         per_device_eval_batch_size=batch_size,
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
-        disable_tqdm=False,  # the default would follow the verbosity of transformers' log
+        disable_tqdm=not progress,  # the default would follow the verbosity of transformers' log
     )
     collator = DataCollatorWithPadding(tokenizer)
     return _Predictor(model, args, data_collator=collator, processing_class=tokenizer)

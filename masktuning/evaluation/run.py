@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from masktuning.config.errors import UsageError
-from masktuning.config.files import write, write_json
 from masktuning.config.options import DataArguments
 from masktuning.data.custom_task import own_task, with_eval_files
 from masktuning.data.labels import model_labels
 from masktuning.data.load import LabelledTexts, load_texts
 from masktuning.data.tokenize import EncodedSet, encode_all, length_limit
-from masktuning.evaluation.aggregate import EVALUATION_RESULTS
 from masktuning.evaluation.choice import wanted_lengths, wanted_sets
 from masktuning.evaluation.metrics import SetResult
 from masktuning.evaluation.predict import evaluate_sets, predictor
+from masktuning.evaluation.results import write_results
 from masktuning.evaluation.scoring import Scored
 from masktuning.evaluation.tables import details_table, text_table
-from masktuning.modeling.loading import load_classifier
+from masktuning.modeling.loading import check_vocabulary, load_classifier
 from masktuning.tasks import SetSpec, Task, load_task
 
 _USUAL_LENGTH = 128
@@ -42,6 +40,12 @@ class EvaluationJob:
     """The model's label names in the order of its ids; empty for those of its config.json."""
     batch_size: int
     output_dir: str | None
+    tokenizer_name: str | None = None
+    """Folder or hub id of a tokenizer other than the model's."""
+    revision: str | None = None
+    """The model's version on the hub; None for the latest."""
+    progress: bool = True
+    """Whether to show progress bars."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,16 @@ def evaluate(job: EvaluationJob) -> list[SetResult]:
         UsageError: if data or model cannot be used, or the model's labels are not the task's.
     """
     task = _task(job)  # first, so that a wrong flag is reported before the model is loaded
-    model, tokenizer = load_classifier(job.model)
+    model, tokenizer = load_classifier(job.model, job.tokenizer_name, job.revision)
+    if job.tokenizer_name is not None:
+        check_vocabulary(tokenizer, model.config)
     labels = _label_names(job, model.config)
     if job.data.task:
         labels = model_labels(labels, task.labels)
     else:
         task = replace(task, labels=labels)
     texts = _load(job, task, labels)
-    trainer = predictor(model, tokenizer, job.batch_size)
+    trainer = predictor(model, tokenizer, job.batch_size, job.progress)
     longest = length_limit(model, model.config, tokenizer)
     usual = int(task.settings.get("max_seq_length", _USUAL_LENGTH))
     measured: list[_Measured] = []
@@ -77,7 +83,7 @@ def evaluate(job: EvaluationJob) -> list[SetResult]:
         measured += _with_ending(task, scores, f"_{length}" if i else "")
     _print(job, measured)
     if job.output_dir:
-        _write(Path(job.output_dir), measured)
+        write_results(Path(job.output_dir), [one.scored for one in measured])
     return [one.scored.result for one in measured]
 
 
@@ -94,6 +100,8 @@ def _task(job: EvaluationJob) -> Task:
 
 def _label_names(job: EvaluationJob, config: Any) -> list[str]:
     """The model's label names in the order of its ids."""
+    if config.num_labels == 1:
+        raise UsageError(f"{job.model}: predicts a score (num_labels is 1), and has no labels")
     if not job.label_names:
         return [config.id2label[i] for i in range(config.num_labels)]
     if len(job.label_names) != config.num_labels:
@@ -117,7 +125,8 @@ def _encode(
     job: EvaluationJob, texts: list[LabelledTexts], tokenizer: Any, length: int
 ) -> list[EncodedSet]:
     kept = [one.first(job.data.max_eval_samples) for one in texts]
-    return encode_all(kept, tokenizer, length, job.data.preprocessing_num_workers)
+    workers, overwrite = job.data.preprocessing_num_workers, job.data.overwrite_cache
+    return encode_all(kept, tokenizer, length, workers, overwrite)
 
 
 def _with_ending(task: Task, scores: dict[str, Scored], ending: str) -> list[_Measured]:
@@ -136,23 +145,8 @@ def _print(job: EvaluationJob, measured: list[_Measured]) -> None:
     if not job.protocols:
         print(text_table(results))
     for protocol in job.protocols:
-        in_it = [one.scored.result for one in measured if protocol in one.spec.protocols]
+        shown = (one for one in measured if protocol in one.spec.protocols or one.spec.own_file)
+        in_it = [one.scored.result for one in shown]
         print(f"{protocol}:\n{text_table(in_it)}\n")
     if details := details_table(results):
         print(f"\n{details}")
-
-
-def _write(folder: Path, measured: list[_Measured]) -> None:
-    """Writes results.json, and each set's predicted labels as predictions_<set>.jsonl."""
-    metrics: dict[str, float] = {}
-    for one in measured:
-        metrics |= one.scored.result.as_metrics()
-    write_json(folder / EVALUATION_RESULTS, metrics)
-    for one in measured:
-        scored = one.scored
-        lines = [
-            json.dumps({"example_id": i, "label": scored.labels[k]})
-            for i, k in enumerate(scored.predictions)
-        ]
-        path = folder / f"predictions_{scored.result.name}.jsonl"
-        write(path, "\n".join(lines) + "\n")

@@ -6,6 +6,7 @@ Shapes: n examples, C labels of the model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,11 @@ class Scored:
     """[n] whether each prediction is correct."""
     labels: list[str]
     """The label names of those ids."""
+    texts: LabelledTexts
+    logits: NDArray[Any]
+    """[n, C] what the predictions were made from."""
+    model_labels: list[str]
+    """The C label names of the model."""
 
 
 def score_sets(
@@ -56,8 +62,7 @@ def score_sets(
         if spec.name in texts:
             found[spec.name] = _score(spec, texts[spec.name], logits[spec.name], task, labels)
         elif spec.union_of and all(name in texts for name in spec.union_of):
-            gold = [label for name in spec.union_of for label in texts[name].labels]
-            union = LabelledTexts(spec.name, spec.role, [], gold)
+            union = _joined(spec, [texts[name] for name in spec.union_of])
             rows = np.concatenate([logits[name] for name in spec.union_of])
             found[spec.name] = _score(spec, union, rows, task, labels)
     for spec in task.sets:
@@ -100,7 +105,14 @@ def _score(
         more |= _with_interval("consistency", accuracy_with_interval(pairs))
     accuracy = accuracy_with_interval(correct[""])
     result = SetResult(spec.name, spec.role, *accuracy, len(gold), more)
-    return Scored(result, predictions, correct[""], list(names))
+    return Scored(result, predictions, correct[""], list(names), texts, logits, labels)
+
+
+def _joined(spec: SetSpec, parts: list[LabelledTexts]) -> LabelledTexts:
+    """The texts of a union: those of its parts, one after the other."""
+    columns = [[*chain.from_iterable(same)] for same in zip(*(p.texts for p in parts), strict=True)]
+    gold = [label for part in parts for label in part.labels]
+    return LabelledTexts(spec.name, spec.role, columns, gold)
 
 
 def _by_group(

@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, is_peft_available
 from transformers.utils import logging as transformers_logging
@@ -33,14 +34,20 @@ EXPECTED_NEW = ("classif", "score", "pooler", "sequence_summary")
 LOADING_ERRORS = (ImportError, OSError, ValueError, RuntimeError, SafetensorError)
 
 
-def check_folder(name: str) -> None:
+def check_folder(name: str, revision: str | None = None) -> None:
     """Raises UsageError for a name that is meant to be a folder and is none.
 
     The hub would be asked for it, and would call it a malformed id after a minute of trying. A name
-    with one slash is taken for a folder if its first part is one here.
+    with one slash is taken for a folder if its first part is one here. A folder has no `revision`
+    but the latest one, which the hub calls "main".
     """
     path = Path(name)
     if path.is_dir():
+        if revision not in (None, "main"):
+            raise UsageError(
+                f"--model_revision {revision} is for models on the hub, and {name} is a folder: "
+                "leave that flag out"
+            )
         return
     written_as_path = name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1
     if written_as_path or (name.count("/") == 1 and path.parent.is_dir()):
@@ -85,7 +92,39 @@ def check_masked_lm(name: str | Path, config: Any) -> None:
         )
 
 
-def read_weights(name: str | Path, settings: Any) -> dict[str, Tensor] | None:
+def at(revision: str | None) -> dict[str, str]:
+    """The argument of `from_pretrained` for a version on the hub; None is the latest one."""
+    return {} if revision is None else {"revision": revision}
+
+
+def load_tokenizer(model: str, name: str | None, revision: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model, at its revision, or another one by its name.
+
+    Raises:
+        UsageError: if it cannot be loaded.
+    """
+    if name is not None:
+        check_folder(name)
+    try:
+        return AutoTokenizer.from_pretrained(name or model, **at(None if name else revision))
+    except LOADING_ERRORS as error:
+        reason = one_line(error)
+        source = name or model
+        raise UsageError(reason if source in reason else f"{source}: {reason}") from None
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+    """Raises UsageError if the tokenizer has tokens that the model has no embeddings for."""
+    if len(tokenizer) > config.vocab_size:
+        raise UsageError(
+            f"the tokenizer has {len(tokenizer)} tokens, but the model has {config.vocab_size}: "
+            "give the tokenizer that the model was trained with"
+        )
+
+
+def read_weights(
+    name: str | Path, settings: Any, revision: str | None = None
+) -> dict[str, Tensor] | None:
     """The tensors of a checkpoint for `load_float32`, so that two models need one reading.
 
     None where a checkpoint is not just one safetensors file (several files, a pickle, an adapter):
@@ -94,11 +133,12 @@ def read_weights(name: str | Path, settings: Any) -> dict[str, Tensor] | None:
     Args:
         name: a folder or a hub id.
         settings: the checkpoint's configuration.
+        revision: the version of it on the hub; None for the latest.
     """
     if is_peft_available() or getattr(settings, "transformers_weights", None):
         return None
     try:
-        path = cached_file(name, SAFE_WEIGHTS_NAME)
+        path = cached_file(name, SAFE_WEIGHTS_NAME, **at(revision))
     except OSError:  # from_pretrained looks for the other layouts, and says what is missing
         return None
     assert path is not None  # which takes an option that is not given here
@@ -118,7 +158,8 @@ def load_float32(
 
     Weights that the checkpoint lacks are newly initialised. One warning names them, except those
     whose name contains one of `expected_new`. If the checkpoint's tensors are given as `weights`,
-    no file is read, and the model keeps them as its own memory.
+    no file is read, and the model keeps them as its own memory. `config` holds values of the
+    configuration, and `revision` and `ignore_mismatched_sizes` as `from_pretrained` takes them.
     """
     model, missing = _from_pretrained(auto, name, weights, **config)
     new = [key for key in missing if not any(word in key for word in expected_new)]
@@ -139,24 +180,31 @@ def load_float32(
     return model
 
 
-def load_classifier(name: str) -> tuple[PreTrainedModel, Any]:
-    """A trained sequence classifier in float32, and its tokenizer; `name` is a folder or a hub id.
+def load_classifier(
+    name: str, tokenizer_name: str | None = None, revision: str | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """A trained sequence classifier in float32, and its tokenizer.
+
+    Args:
+        name: a folder or a hub id.
+        tokenizer_name: that of another tokenizer than the checkpoint's own.
+        revision: the version on the hub; None for the latest.
 
     Raises:
         UsageError: if they cannot be loaded, or the checkpoint holds no trained classifier.
     """
     transformers_logging.disable_progress_bar()  # of loading; that of predicting stays
-    check_folder(name)
+    check_folder(name, revision)
     try:
-        check_language(name, AutoConfig.from_pretrained(name))
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model, missing = _from_pretrained(AutoModelForSequenceClassification, name)
+        check_language(name, AutoConfig.from_pretrained(name, **at(revision)))
+        auto = AutoModelForSequenceClassification
+        model, missing = _from_pretrained(auto, name, None, **at(revision))
     except LOADING_ERRORS as error:
         raise UsageError(f"{name}: cannot be loaded: {one_line(error)}") from None
     if missing:
         listed = ", ".join(missing)
         raise UsageError(f"{name}: has no trained classifier (no {listed}): train one first")
-    return model, tokenizer
+    return model, load_tokenizer(name, tokenizer_name, revision)
 
 
 def _from_pretrained(
@@ -169,7 +217,8 @@ def _from_pretrained(
     if weights is not None:  # a stock class takes weights, though not together with a name
         settings = AutoConfig.from_pretrained(name, **config)
         auto = auto._model_mapping[type(settings)]
-        source, config = None, {"config": settings, "state_dict": weights}
+        sizes = {key: config[key] for key in config.keys() & {"ignore_mismatched_sizes"}}
+        source, config = None, {"config": settings, "state_dict": weights, **sizes}
     try:
         model, report = auto.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True, **config

@@ -39,6 +39,7 @@ from masktuning.modeling.last_layer import (
 )
 from masktuning.modeling.loading import (
     EXPECTED_NEW,
+    at,
     check_language,
     check_masked_lm,
     load_float32,
@@ -70,7 +71,12 @@ class MaskTuningModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, mlm_head: bool = True, **config: Any
+        cls,
+        name: str | Path,
+        mlm_head: bool = True,
+        revision: str | None = None,
+        ignore_mismatched_sizes: bool = False,
+        **config: Any,
     ) -> MaskTuningModel:
         """Loads a checkpoint's classifier and masked-LM head in float32.
 
@@ -78,6 +84,8 @@ class MaskTuningModel(nn.Module):
             name: a hub id, or a folder: any checkpoint of a family with a masked-LM class, or one
                 that `save_pretrained` wrote.
             mlm_head: False loads the classifier alone, for methods that need no masked LM.
+            revision: the version on the hub, a branch, a tag or a commit; None for the latest.
+            ignore_mismatched_sizes: whether a classifier of other labels is replaced by a new one.
             config: num_labels, id2label, label2id, ... for the classifier's configuration.
 
         Raises:
@@ -85,21 +93,24 @@ class MaskTuningModel(nn.Module):
 
         Weights that the checkpoint lacks are newly initialised and named in a warning.
         """
-        settings = AutoConfig.from_pretrained(name)
+        version = at(revision)
+        settings = AutoConfig.from_pretrained(name, **version)
         if type(settings) not in AutoModelForSequenceClassification._model_mapping:
             raise ValueError(f"{name}: {settings.model_type} has no sequence-classification class")
         check_language(name, settings)
         if mlm_head:
             check_masked_lm(name, settings)
         own_head = part_file(name, HEAD).is_file()
-        weights = read_weights(name, settings) if mlm_head and not own_head else None
+        weights = read_weights(name, settings, revision) if mlm_head and not own_head else None
+        if ignore_mismatched_sizes:  # an option of the classifier only
+            config["ignore_mismatched_sizes"] = True
         classifier = load_float32(
-            AutoModelForSequenceClassification, name, EXPECTED_NEW, weights, **config
+            AutoModelForSequenceClassification, name, EXPECTED_NEW, weights, **version, **config
         )
         if not mlm_head:
             return cls(classifier, None)
         if not own_head:
-            return cls(classifier, load_float32(AutoModelForMaskedLM, name, (), weights))
+            return cls(classifier, load_float32(AutoModelForMaskedLM, name, (), weights, **version))
         model = cls(classifier, AutoModelForMaskedLM.from_config(settings, dtype=torch.float32))
         model._load_head(name)
         return model

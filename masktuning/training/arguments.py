@@ -168,6 +168,8 @@ def _check_ranges(args: MethodArguments) -> None:
         )
     if args.pad_to_multiple_of is not None and args.pad_to_multiple_of < 1:
         raise ValueError(f"pad_to_multiple_of is {args.pad_to_multiple_of}: give 1 or more")
+    if args.neftune_noise_alpha is not None:  # Trainer would look for the embeddings in the method
+        raise ValueError("neftune_noise_alpha is not supported: leave it out")
     if args.num_train_epochs <= 0 and args.max_steps <= 0:
         raise ValueError(f"num_train_epochs is {args.num_train_epochs}: give a number above 0")
     if args.output_dir is not None and Path(args.output_dir).is_file():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
 from masktuning.config.errors import UsageError, one_line
@@ -15,12 +16,19 @@ from masktuning.data.load import LabelledTexts, load_texts
 from masktuning.data.tokenize import EncodedSet, encode_all, length_limit
 from masktuning.methods import method_class
 from masktuning.methods.base import check_tokenizer
-from masktuning.modeling.loading import LOADING_ERRORS, check_folder
+from masktuning.modeling.loading import (
+    LOADING_ERRORS,
+    check_folder,
+    check_vocabulary,
+    load_tokenizer,
+)
 from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import backends
 from masktuning.training.arguments import MethodArguments
 from masktuning.training.job import Inputs, TrainingJob
 from masktuning.training.trainer import MaskTuningTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def build_trainer(job: TrainingJob) -> tuple[MaskTuningTrainer, list[EncodedSet]]:
@@ -34,9 +42,11 @@ def build_trainer(job: TrainingJob) -> tuple[MaskTuningTrainer, list[EncodedSet]
     model, tokenizer = inputs.model, inputs.tokenizer
     limit = length_limit(model.encoder, model.config, tokenizer)
     limit = min(job.model.max_seq_length, limit)
+    if job.model.pad_to_max_length:
+        _pad_to(limit, args)
     workers = job.data.preprocessing_num_workers
     with args.main_process_first(desc="tokenising"):
-        sets = encode_all(inputs.texts, tokenizer, limit, workers)
+        sets = encode_all(inputs.texts, tokenizer, limit, workers, job.data.overwrite_cache)
     by_role = {one.texts.role: one.data for one in reversed(sets)}  # the first set of each role
     set_seed(args.seed)  # the same data order and dropout, whatever loading drew
     try:
@@ -50,6 +60,20 @@ def build_trainer(job: TrainingJob) -> tuple[MaskTuningTrainer, list[EncodedSet]
     except (ImportError, RuntimeError, ValueError) as error:  # a logger that is not installed, ...
         raise UsageError(one_line(error)) from None
     return trainer, sets
+
+
+def _pad_to(length: int, args: MethodArguments) -> None:
+    """Pads all batches to `length`, the largest number of tokens that a text has."""
+    if args.pad_to_multiple_of is not None:
+        raise UsageError("--pad_to_max_length and --pad_to_multiple_of exclude each other")
+    args.pad_to_multiple_of = length
+    if args.process_index == 0:
+        logger.warning(
+            "--pad_to_max_length: every text is padded to %d tokens, and padding takes as long as "
+            "text; without this flag batches are padded to their longest text, with the same "
+            "results but for rounding",
+            length,
+        )
 
 
 def load_inputs(job: TrainingJob, texts: list[LabelledTexts] | None = None) -> Inputs:
@@ -91,13 +115,16 @@ def load_model(job: TrainingJob) -> tuple[MaskTuningModel, PreTrainedTokenizerBa
     """
     labels, requires = job.task.labels, method_class(job.training.method).requires
     source = job.model.model_name_or_path or str(job.embedded)
-    check_folder(source)
+    revision = job.model.model_revision
+    check_folder(source, revision)
+    tokenizer = load_tokenizer(source, job.model.tokenizer_name, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
         check_tokenizer(tokenizer, requires)
         model = MaskTuningModel.from_pretrained(
             source,
             mlm_head="mlm_head" in requires,
+            revision=revision,
+            ignore_mismatched_sizes=job.model.ignore_mismatched_sizes,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: i for i, label in enumerate(labels)},
@@ -105,10 +132,15 @@ def load_model(job: TrainingJob) -> tuple[MaskTuningModel, PreTrainedTokenizerBa
     except LOADING_ERRORS as error:
         reason = one_line(error)
         if "ignore_mismatched_sizes" in reason:
-            reason = f"its classifier is not one of {len(labels)} labels; give an encoder"
+            reason = (
+                f"its classifier is not one of {len(labels)} labels; give an encoder, or "
+                "--ignore_mismatched_sizes to begin with a new classifier"
+            )
         raise UsageError(reason if source in reason else f"{source}: {reason}") from None
     if tokenizer.pad_token_id is None:
         raise UsageError(f"{source}: its tokenizer has no padding token to batch texts with")
+    if job.model.tokenizer_name is not None:
+        check_vocabulary(tokenizer, model.config)
     return model, tokenizer
 
 

@@ -20,6 +20,7 @@ from masktuning.config.parser import (
     read_yaml,
     underscored,
 )
+from masktuning.config.translate import translated
 from masktuning.data.custom_task import own_task, with_eval_files
 from masktuning.methods import names, options_by_method
 from masktuning.methods.choice import MethodChoice
@@ -119,6 +120,7 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":  # without a value it is the newest one
             action.nargs, action.const = "?", "last"
+    argv, file = translated(argv, file, allowed)
     argv, file, unused = _without_others(argv, file, others)
     if unused and warn:
         listed = ", ".join(f"--{name}" for name in unused)
@@ -134,6 +136,8 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
             )
         defaults["output_dir"] = _default_folder(task, method)
     model, data, training, run = parse(parser, argv, defaults)
+    if training.prediction_loss_only:
+        raise UsageError("--prediction_loss_only leaves nothing to measure the accuracy by")
     _check_data_flags(data, task)
     task = own_task(data) if task is None else with_eval_files(task, data)
     if model.model_name_or_path is None and not task.generated:

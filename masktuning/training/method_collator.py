@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from masktuning.data.batch import Batch
+from masktuning.data.labels import NO_REGRESSION
 from masktuning.methods.base import Method
 
 
@@ -15,6 +16,9 @@ class MethodCollator:
 
     Processes of a data loader that are not forked receive it pickled. The model stays behind then,
     so `Method.collate` must not use it.
+
+    Raises:
+        ValueError: for labels that are not whole numbers.
     """
 
     def __init__(self, pad: Callable[[list[Any]], Any], method: Method) -> None:
@@ -23,6 +27,8 @@ class MethodCollator:
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
         batch = Batch.from_dict(self.pad(list(rows)))
+        if batch.labels.is_floating_point():
+            raise ValueError(f"the labels of train_dataset are not whole numbers: {NO_REGRESSION}")
         return self.method.collate(batch, rows).as_dict()
 
     def __getstate__(self) -> dict[str, Any]:

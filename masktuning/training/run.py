@@ -64,6 +64,8 @@ def run(job: TrainingJob, summary: bool = True) -> list[SetResult]:
     metrics = _write_results(job, trainer, sets, trained, results)
     _print_results(job, trainer, metrics, results if summary else [])
     _warn_of_constant(scores)
+    if not job.run.keep_optimizer_states:  # only now: until here the run could be resumed
+        _remove_optimizers(job, summary)
     return results
 
 
@@ -80,6 +82,12 @@ def _train(
     """Trains, unless the run that is resumed was complete; Trainer's metrics."""
     steps = planned_steps(job.training, examples)
     if resume is None or run_folder.step_of(resume) < steps:
+        if resume is not None and not run_folder.has_optimizer(resume):
+            raise UsageError(
+                f"{resume}: cannot be trained further, since it has no optimizer state: a finished "
+                "run has it only with --keep_optimizer_states, and none has it with "
+                "--save_only_model; start a longer run with another --output_dir"
+            )
         return trainer.train(resume_from_checkpoint=resume).metrics
     if trainer.is_fsdp_enabled:  # accelerate shards a model for training only
         raise UsageError(f"{resume}: the run was complete; measure it again without --fsdp")
@@ -164,6 +172,16 @@ def _print_results(
         print(f"\n{advice}")
     if results:
         print(f"\n{job.folder}: the classifier, config.yaml, all_results.json and README.md")
+
+
+def _remove_optimizers(job: TrainingJob, say: bool) -> None:
+    """Removes the optimizers' states from the checkpoints of a run that is complete."""
+    removed = run_folder.remove_optimizers(job.folder)
+    if removed and say:
+        print(
+            f"{removed / 1e6:.1f} MB of optimizer states were removed from its checkpoints; "
+            "--keep_optimizer_states keeps them, so that a longer run can go on from there"
+        )
 
 
 class _WriteConfig(TrainerCallback):

@@ -2,7 +2,8 @@
 
 A run folder holds the checkpoint (an ordinary classifier at its root, with `mlm_head/` alongside),
 config.yaml, all_results.json, trainer_state.json, README.md and perturbations.jsonl. During
-training it holds checkpoint-N folders too, and `stages/` the earlier trainings of a method.
+training it holds checkpoint-N folders too, and `stages/` the earlier trainings of a method. At the
+end the optimizers' states are removed from the checkpoint-N folders.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ STAGES = "stages"
 _STATE = "trainer_state.json"
 _MARK = "# Written by a masktuning run; `python -m masktuning.train --config` repeats it.\n"
 _OF_THIS_CALL = ("config", "dry_run", "overwrite", "resume_from_checkpoint")
+_NAMES_OR_PATHS = ("tokenizer_name", "dataset_name", "deepspeed", "fsdp_config")
+# Where Trainer and Accelerate (for FSDP) keep the optimizer's state in a checkpoint.
+_OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_0")
 # What a run writes at its root. It must not write over files of these names that are not its own.
 _FILES = (CONFIG, RESULTS, CARD, _STATE, "config.json", "model.safetensors", "perturbations.jsonl")
 
@@ -94,6 +98,28 @@ def step_of(checkpoint: str) -> int:
     return json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))["global_step"]
 
 
+def has_optimizer(checkpoint: str) -> bool:
+    """Whether a checkpoint holds the state of its optimizer, which training needs to go on."""
+    of_deepspeed = any(Path(checkpoint).glob("global_step*"))
+    return of_deepspeed or any((Path(checkpoint) / name).exists() for name in _OPTIMIZER)
+
+
+def remove_optimizers(folder: Path) -> int:
+    """Removes the optimizers' states from all checkpoints of a run; returns their bytes.
+
+    They are twice as large as the model, and a finished run needs them no more.
+    """
+    removed = 0
+    for path in (checkpoint / name for checkpoint in _checkpoints(folder) for name in _OPTIMIZER):
+        if path.is_dir():
+            removed += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            shutil.rmtree(path)
+        elif path.is_file():
+            removed += path.stat().st_size
+            path.unlink()
+    return removed
+
+
 def read_results(folder: Path) -> dict[str, Any]:
     """all_results.json, or nothing where there is none yet."""
     path = folder / RESULTS
@@ -111,12 +137,12 @@ def config_text(job: TrainingJob) -> str:
     options = {
         f.name: _plain(getattr(job.training, f.name))
         for f in fields(job.training)
-        if f.name in own | job.chosen
+        if f.name in own | job.chosen | {"seed"}  # without which nothing is repeated
     }
-    for group in (job.model, job.data):
+    for group in (job.model, job.data, job.run):
         options |= {f.name: getattr(group, f.name) for f in fields(group)}
     for name, value in options.items():  # absolute, so that the file can be used from anywhere
-        if name.endswith(("_file", "_dir", "_path")) and value and Path(value).exists():
+        if _is_path(name, value) and Path(value).exists():
             options[name] = str(Path(value).absolute())
     named = [entry.partition("=") for entry in options.get("eval_files") or []]
     options["eval_files"] = [f"{name}={Path(path).absolute()}" for name, _, path in named]
@@ -126,6 +152,15 @@ def config_text(job: TrainingJob) -> str:
         if name not in secrets.union(_OF_THIS_CALL) and value is not None
     }
     return _MARK + yaml.safe_dump(kept, sort_keys=True, allow_unicode=True)
+
+
+def _is_path(name: str, value: Any) -> bool:
+    """Whether the value of an option may be the path of a file or a folder."""
+    if not isinstance(value, str) or not value:
+        return False
+    if name == "task":  # else it is a task's name, which a folder may have too
+        return value.endswith((".yaml", ".yml"))
+    return name in _NAMES_OR_PATHS or name.endswith(("_file", "_dir", "_path"))
 
 
 def _plain(value: Any) -> Any:

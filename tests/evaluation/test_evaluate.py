@@ -79,7 +79,7 @@ def test_labels_are_mapped_by_name_and_collapsed_for_hans(data, tmp_path, labels
     ]
     assert results["eval_hans_accuracy"] == np.mean(correct)
     lines = (tmp_path / "out" / "predictions_hans.jsonl").read_text().splitlines()
-    assert {json.loads(line)["label"] for line in lines} <= {"entailment", "non-entailment"}
+    assert {json.loads(line)["prediction"] for line in lines} <= {"entailment", "non-entailment"}
 
 
 def test_other_names_are_an_error_that_shows_both_lists(data, tmp_path):
@@ -117,7 +117,7 @@ def test_a_plain_trainer_s_run(data, tmp_path):
     assert results["eval_imdb_cont_dev_accuracy"] == np.mean(correct)
 
 
-def test_reviews_at_two_lengths(tmp_path, capsys):
+def test_reviews_at_two_lengths(tmp_path, caplog):
     data = write_layouts(tmp_path / "data")
     random = np.random.default_rng(0)
     texts = [" ".join(f"w{i}" for i in random.integers(0, 90, 300)) for _ in range(12)]
@@ -139,11 +139,10 @@ def test_reviews_at_two_lengths(tmp_path, capsys):
     assert len(seen) == 2, "the two lengths read the same"
     only = measure(tmp_path / "model", data, tmp_path / "64", *words, "--max_seq_length", "64")
     assert not any("_512" in key for key in only)
-    capsys.readouterr()
     save_classifier(tmp_path / "short", ["negative", "positive"], length=60)
     results = measure(tmp_path / "short", data, tmp_path / "out", *words)
     assert not any("_512" in key for key in results)
-    assert "not measured at 512 tokens: the model takes 60" in capsys.readouterr().err
+    assert "not measured at 512 tokens: the model takes 60" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -190,7 +189,7 @@ def test_f1_of_duplicates(data, tmp_path, capsys):
     results = measure(tmp_path / "model", data, tmp_path / "out", "--task", "qqp")
     assert {"eval_dev_f1", "eval_paws_qqp_all_f1", "eval_paws_qqp_f1_low"} <= set(results)
     lines = (tmp_path / "out" / "predictions_dev.jsonl").read_text().splitlines()
-    named = np.array([json.loads(line)["label"] == "duplicate" for line in lines])
+    named = np.array([json.loads(line)["prediction"] == "duplicate" for line in lines])
     gold = np.array([True, False, True, False, False])
     wanted = 2 * (named & gold).sum() / max(1, named.sum() + gold.sum())
     assert results["eval_dev_f1"] == pytest.approx(wanted)

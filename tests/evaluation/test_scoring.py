@@ -213,5 +213,7 @@ def test_a_set_that_one_run_lacks_is_a_dash():
 def test_one_label_for_every_text(predictions, gold, expected):
     predictions, gold = np.array(predictions), np.array(gold)
     result = SetResult("dev", "dev", 0.0, 0.0, 0.0, len(gold))
-    scored = Scored(result, predictions, predictions == gold, ["bad", "good"])
+    names, texts = ["bad", "good"], LabelledTexts("dev", "dev", [], gold.tolist())
+    logits = np.eye(2)[predictions]
+    scored = Scored(result, predictions, predictions == gold, names, texts, logits, names)
     assert only_label(scored) == expected

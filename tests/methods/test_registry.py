@@ -137,6 +137,7 @@ def test_a_method_of_another_package_works_like_ours(files):
 def test_stages_and_own_parameters_survive_a_stop(files):
     """A run that goes on from a checkpoint repeats no stage, and ends with the same bits."""
     words = ("--method", "scaled", "--max_steps", "4", "--save_steps", "2")
+    words += ("--keep_optimizer_states",)
     train(files, *words, "--output_dir", "whole")
     whole = files / "whole"
     teacher = (whole / "stages" / "teacher" / "all_results.json").stat().st_mtime_ns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,3 +47,9 @@ class LossLog:
         self.sums, self.steps, self.norms = None, 0, {}
         self.all_names |= logs.keys()
         return logs
+
+
+def means(logs: Sequence[Mapping[str, float]], names: set[str]) -> dict[str, float]:
+    """The means over the lines of the log of what a method logged, as `train_<name>`."""
+    found = {name: [log[name] for log in logs if name in log] for name in sorted(names)}
+    return {f"train_{name}": sum(values) / len(values) for name, values in found.items() if values}

@@ -20,6 +20,7 @@ from masktuning.methods import method_class
 from masktuning.training import run_folder
 from masktuning.training.build import build_trainer, planned_steps, training_examples
 from masktuning.training.job import TrainingJob
+from masktuning.training.loss_log import means
 from masktuning.training.model_card import card_of
 from masktuning.training.perturbation_log import PerturbationLog
 from masktuning.training.stages import pending_stages
@@ -139,20 +140,14 @@ def _write_results(
 ) -> dict[str, Any]:
     """Writes all_results.json, trainer_state.json and the model card; returns the metrics."""
     examples = training_examples(sets)
-    means = _means(trainer.state.log_history, trainer.logged_names)
-    metrics: dict[str, Any] = {**trained, **means, "train_samples": examples}
+    logged = means(trainer.state.log_history, trainer.logged_names)
+    metrics: dict[str, Any] = {**trained, **logged, "train_samples": examples}
     for result in results:
         metrics.update(result.as_metrics())
     write_json(job.folder / run_folder.RESULTS, metrics)
     trainer.save_state()
     write(job.folder / run_folder.CARD, card_of(job, trainer.state, examples, results))
     return metrics
-
-
-def _means(logs: list[dict[str, float]], names: set[str]) -> dict[str, float]:
-    """The means over the log of what the method logged, and of its gradients' norms."""
-    found = {name: [log[name] for log in logs if name in log] for name in sorted(names)}
-    return {f"train_{name}": sum(values) / len(values) for name, values in found.items()}
 
 
 def _print_results(

@@ -37,7 +37,7 @@ from masktuning.training.arguments import (
 )
 from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.batching import BY_LENGTH, similar_length_sampler, warn_of_stream
-from masktuning.training.evaluating_trainer import EvaluatingTrainer
+from masktuning.training.early_checks import CheckedTrainer
 from masktuning.training.gradient_norms import GradientNorms, begin_norms, end_norms, logs_step
 from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
@@ -48,7 +48,7 @@ from masktuning.training.sharding import check_sharding
 from masktuning.training.speedups import speedups
 
 
-class MaskTuningTrainer(EvaluatingTrainer):
+class MaskTuningTrainer(CheckedTrainer):
     """A Trainer that trains with a method of masktuning; evaluation classifies the original texts.
 
     Args:
@@ -85,7 +85,7 @@ class MaskTuningTrainer(EvaluatingTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or MaskTuningArguments()
-        refuse_other_losses(self, EvaluatingTrainer, model, kwargs)
+        refuse_other_losses(self, CheckedTrainer, model, kwargs)
         tokenizer = processing_class or getattr(data_collator, "tokenizer", None)
         if tokenizer is None:
             raise ValueError("processing_class is missing: give the model's tokenizer")

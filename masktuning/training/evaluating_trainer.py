@@ -5,6 +5,7 @@ Shapes: n examples, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class EvaluatingTrainer(TimedTrainer):
         self._order: NDArray[np.int64] | None = None  # of the evaluation that begins
         self._of_dev = False  # whether that is one of `eval_dataset`
         self._dev_logits: dict[int, NDArray[Any]] = {}  # by the number of optimiser steps
+        self.more_metrics: Callable[[], dict[str, float]] | None = None
+        """Further metrics for every evaluation of `eval_dataset` during training."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, which keeps the logits of its evaluations."""
@@ -48,9 +51,15 @@ class EvaluatingTrainer(TimedTrainer):
         self._order = longest_first(dataset) if self._may_reorder(dataset) else None
         self._of_dev = eval_dataset is None
         try:
-            return super().evaluate(eval_dataset, *args, **kwargs)
+            metrics = super().evaluate(eval_dataset, *args, **kwargs)
         finally:
             self._order = None
+        if self.more_metrics is not None and self.is_in_train and eval_dataset is None:
+            with self.time_log.during("evaluation"):
+                more = self.more_metrics()
+            self.log(more)
+            metrics |= more
+        return metrics
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Trainer.evaluation_loop, after which the logits of `eval_dataset` are kept."""
@@ -81,6 +90,10 @@ class EvaluatingTrainer(TimedTrainer):
         if self.args.load_best_model_at_end and best is not None:
             step = step_of(best)
         return self._dev_logits.get(step)
+
+    def logits_of_step(self) -> NDArray[Any] | None:
+        """The logits [n, C] of `eval_dataset` by the model as it is, if they were just computed."""
+        return self._dev_logits.get(self.state.global_step)
 
     def _may_reorder(self, dataset: Any) -> bool:
         return (

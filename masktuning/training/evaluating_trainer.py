@@ -51,22 +51,22 @@ class EvaluatingTrainer(TimedTrainer):
         self._order = longest_first(dataset) if self._may_reorder(dataset) else None
         self._of_dev = eval_dataset is None
         try:
-            metrics = super().evaluate(eval_dataset, *args, **kwargs)
+            return super().evaluate(eval_dataset, *args, **kwargs)
         finally:
             self._order = None
-        if self.more_metrics is not None and self.is_in_train and eval_dataset is None:
-            with self.time_log.during("evaluation"):
-                more = self.more_metrics()
-            self.log(more)
-            metrics |= more
-        return metrics
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Trainer.evaluation_loop, after which the logits of `eval_dataset` are kept."""
-        order, self._order = self._order, None  # a callback may call `predict` after this
+        """Trainer.evaluation_loop, after which the logits of `eval_dataset` are kept.
+
+        `more_metrics` are added here, before Trainer logs them and passes them to callbacks.
+        """
+        order, self._order = self._order, None  # `predict` may be called after this
+        of_dev, self._of_dev = self._of_dev, False
         output = super().evaluation_loop(*args, **kwargs)
-        if order is not None and self._of_dev:
+        if order is not None and of_dev:
             self._keep(output.predictions, order)
+        if self.more_metrics is not None and self.is_in_train and of_dev:
+            output.metrics.update(self.more_metrics())
         return output
 
     def compute_loss(

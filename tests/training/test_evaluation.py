@@ -235,9 +235,7 @@ def test_a_run_measures_dev_once_per_epoch(files, tmp_path, monkeypatch, lengths
 
 def test_a_resumed_run_has_the_same_results(files, tmp_path, lengths_seen):
     """Stopped after its first epoch; and once it is complete, which measures every set again."""
-    results = run(
-        files, tmp_path / "out", "--save_strategy", "epoch", "--keep_optimizer_states"
-    )
+    results = run(files, tmp_path / "out", "--save_strategy", "epoch", "--keep_optimizer_states")
     shutil.rmtree(tmp_path / "out" / "checkpoint-6")
     lengths_seen.clear()
     resumed = run(files, tmp_path / "out", "--resume_from_checkpoint", "--save_strategy", "epoch")

@@ -65,7 +65,7 @@ class DataArguments:
     )
     train_file: str | None = field(
         default=None,
-        metadata={"help": "Training data of your own: .csv, .tsv, .jsonl or .parquet."},
+        metadata={"help": "Training data of your own: .csv, .tsv, .json, .jsonl or .parquet."},
     )
     validation_file: str | None = field(
         default=None, metadata={"help": "In-distribution validation data of your own."}

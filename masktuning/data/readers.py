@@ -1,4 +1,4 @@
-"""Reads CSV, TSV, JSONL and Parquet files, and folders of text files, into columns of text.
+"""Reads CSV, TSV, JSON and Parquet files, and folders of text files, into columns of text.
 
 Files are read here rather than by a data frame library, whose errors name neither file nor line
 and whose type guessing turns the label "01" into 1 and the text "NA" into a missing value.
@@ -20,7 +20,7 @@ from masktuning.config.errors import UsageError, one_line
 logger = logging.getLogger(__name__)
 
 # The file extensions that can be read, and the delimiter where there is one.
-SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".parquet": None}
+SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".json": None, ".parquet": None}
 
 
 @dataclass(frozen=True)
@@ -185,23 +185,35 @@ def _csv_fields(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Each row and its line; a value that is a list or a mapping, so no text, becomes None."""
+    """Each row and its line, or in a .json file that holds one list, its number in the list.
+
+    A value that is a list or a mapping, so no text, becomes None.
+    """
+    if path.suffix == ".json" and text.lstrip().startswith("["):
+        for number, row in enumerate(_json_value(path, 1, text), 1):
+            yield number, _json_row(path, number, row)
+        return
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if "\\u" in line:  # an escape may stand for half a surrogate pair, which fails here
-                json.dumps(row, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:  # also nested too deep, a number too long
-            reason = getattr(error, "msg", one_line(error))
-            raise UsageError(f"{path}, line {number}: not JSON ({reason})") from None
-        if not isinstance(row, dict):
-            raise UsageError(f"{path}, line {number}: not a JSON object of column names to values")
-        yield (
-            number,
-            {k: None if isinstance(v, list | dict) else as_text(v) for k, v in row.items()},
-        )
+        if line.strip():
+            yield number, _json_row(path, number, _json_value(path, number, line))
+
+
+def _json_value(path: Path, number: int, text: str) -> Any:
+    try:
+        value = json.loads(text)
+        if "\\u" in text:  # an escape may stand for half a surrogate pair, which fails here
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # also nested too deep, a number too long
+        number += getattr(error, "lineno", 1) - 1
+        reason = getattr(error, "msg", one_line(error))
+        raise UsageError(f"{path}, line {number}: not JSON ({reason})") from None
+    return value
+
+
+def _json_row(path: Path, number: int, row: Any) -> dict[str, str | None]:
+    if not isinstance(row, dict):
+        raise UsageError(f"{path}, line {number}: not a JSON object of column names to values")
+    return {k: None if isinstance(v, list | dict) else as_text(v) for k, v in row.items()}
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:

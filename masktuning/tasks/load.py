@@ -48,6 +48,8 @@ def load_task(name: str, settings: set[str] | None = None) -> Task:
 def _path_of(name: str) -> str:
     if name.endswith((".yaml", ".yml")):
         return name
+    if name.lower() in names():  # as run_glue.py has it
+        name = name.lower()
     try:
         check_names([name], set(names()), "task")
     except UsageError as error:

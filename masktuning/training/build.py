@@ -57,7 +57,8 @@ def build_trainer(job: TrainingJob) -> tuple[MaskTuningTrainer, list[EncodedSet]
             eval_dataset=by_role["dev"],
             processing_class=tokenizer,
         )
-    except (ImportError, RuntimeError, ValueError) as error:  # a logger that is not installed, ...
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        # A logger that is not installed, a hub that cannot be reached with --push_to_hub, ...
         raise UsageError(one_line(error)) from None
     return trainer, sets
 

@@ -137,8 +137,7 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
             )
         defaults["output_dir"] = _default_folder(task, method)
     model, data, training, run = parse(parser, argv, defaults)
-    if training.prediction_loss_only:
-        raise UsageError("--prediction_loss_only leaves nothing to measure the accuracy by")
+    _check_training_flags(training, chosen)
     _check_data_flags(data, task)
     task = own_task(data) if task is None else with_eval_files(task, data)
     check_metric(training, run, task)
@@ -187,6 +186,19 @@ def _without_others(
     found, rest = parser.parse_known_args(argv)
     unused = {k for k, v in vars(found).items() if v is not None} | (file.keys() & others)
     return rest, {k: v for k, v in file.items() if k not in others}, sorted(unused)
+
+
+def _check_training_flags(training: MethodArguments, chosen: set[str]) -> None:
+    """Raises UsageError for a flag of Trainer's that is of no use; warns of one without effect."""
+    if training.prediction_loss_only:
+        raise UsageError("--prediction_loss_only leaves nothing to measure the accuracy by")
+    if training.label_names:
+        raise UsageError(
+            "--label_names is for evaluate: here the labels have the names that the task or the "
+            "training file gives them"
+        )
+    if "eval_steps" in chosen and training.eval_strategy != "steps":
+        logger.warning("warning: --eval_steps has an effect only with --eval_strategy steps")
 
 
 def _check_data_flags(data: DataArguments, task: Task | None) -> None:

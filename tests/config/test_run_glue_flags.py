@@ -89,15 +89,19 @@ def test_what_is_always_so_cannot_be_turned_off(flag, tmp_path):
 def test_a_file_of_options_gets_the_same_answers(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("cache_dir: here\n")
-    with pytest.raises(UsageError, match="--cache_dir is not a flag here: .* HF_HOME"):
+    with pytest.raises(UsageError, match=r"--cache_dir is not a flag here: .* HF_HOME"):
         job("--config", str(path))
-    with pytest.raises(UsageError, match="give a file of options as --config args.json"):
+    with pytest.raises(UsageError, match=r"give a file of options as --config args\.json"):
         job("args.json")
 
 
-def test_evaluate_answers_too(capsys):
+def test_the_case_of_a_task_s_name_does_not_matter():
+    assert job("--task_name", "SST2", "--model_name_or_path", "m").task.name == "sst2"
+
+
+def test_evaluate_answers_too():
     words = ["--model_name_or_path", "m", "--eval_files", "x=x.csv"]
-    with pytest.raises(UsageError, match="--no_cuda is not a flag here: .* --use_cpu"):
+    with pytest.raises(UsageError, match=r"--no_cuda is not a flag here: .* --use_cpu"):
         evaluate.main([*words, "--no_cuda"])
     with pytest.raises(UsageError, match="--use_fast_tokenizer cannot be false"):
         evaluate.main([*words, "--no_use_fast_tokenizer"])
@@ -119,3 +123,17 @@ def test_the_warmup_ratio_is_a_share_of_the_steps(tmp_path):
     for wrong in ("1", "-0.1", "much"):
         with pytest.raises(UsageError, match=f"--warmup_ratio is {wrong}: give 0 or more, below 1"):
             job("--warmup_ratio", wrong)
+
+
+def test_eval_steps_without_its_strategy_is_told(caplog):
+    job("--eval_steps", "5", "--eval_strategy", "steps")
+    assert "--eval_steps" not in caplog.text
+    job("--eval_steps", "5")
+    assert "--eval_steps has an effect only with --eval_strategy steps" in caplog.text
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
+    words = ["--push_to_hub", "--method", "finetuning", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(UsageError, match="offline mode is enabled") as caught:
+        train.main([*words, "--max_steps", "1", "--max_train_samples", "8"])
+    assert "\n" not in str(caught.value)

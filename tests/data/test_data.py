@@ -33,12 +33,15 @@ def write_csv(path, rows=ROWS, delimiter=","):
     return path
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "list.json", "parquet"])
 def test_every_kind_of_file(tmp_path, kind):
     path = tmp_path / f"data.{kind}"
     if kind in ("csv", "tsv"):
         write_csv(path, delimiter="," if kind == "csv" else "\t")
-    elif kind == "jsonl":
+    elif kind == "list.json":
+        rows = [{"text": text, "label": label} for text, label in ROWS]
+        path.write_text(json.dumps(rows, indent=1))
+    elif kind in ("jsonl", "json"):
         lines = [json.dumps({"text": text, "label": label}) for text, label in ROWS]
         path.write_text("\n".join(lines) + "\n\n")
     else:
@@ -67,6 +70,8 @@ def test_unquoted_tsv_keeps_its_quotes(tmp_path):
         ("a.csv", b"text,label\nw1,good\nw\xff,bad\n", "line 3: not UTF-8"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
         ("a.jsonl", b"[1]\n", "line 1: not a JSON object"),
+        ("a.json", b'[{"a": 1}, 2]', "line 2: not a JSON object"),
+        ("a.json", b'[\n{"a": 1},\n{"a":\n', "line 4: not JSON"),
         ("a.jsonl", b'{"a": 1}\n{"b": 1}\n', "line 2: has b, the first row a"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1: not JSON .*surrogates not allowed"),
         ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}\n", "line 1: not JSON .*digits"),

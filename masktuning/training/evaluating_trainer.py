@@ -66,6 +66,7 @@ class EvaluatingTrainer(TimedTrainer):
         if order is not None and of_dev:
             self._keep(output.predictions, order)
         if self.more_metrics is not None and self.is_in_train and of_dev:
+            assert output.metrics is not None  # there are labels
             output.metrics.update(self.more_metrics())
         return output
 

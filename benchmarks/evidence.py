@@ -12,6 +12,7 @@ prints the tables.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -69,11 +70,25 @@ _SCREEN = {
     "random, alpha auto, at least 0, rate 0.15, gate": "--alpha auto --min_per_example 0 "
     "--mask_rate 0.15 --gate label",
 }
+_FIRST = {
+    PLAIN: "",
+    "default": "",
+    "at least 1": "--min_per_example 1",
+    "alpha 0": "--alpha 0",
+}
 _EDITED = ("train", "dev", "imdb_cont_dev", "imdb_cad_dev")
 _2000 = "--max_train_samples 2000 --num_train_epochs 1"
 GRIDS = {
     "sst2_2000": Grid("sst2", _2000, _SCREEN, _EDITED),
-    "qqp_2000": Grid("qqp", _2000, _SCREEN),
+    "sst2_first": Grid("sst2", _2000, _FIRST, _EDITED),
+    "qqp_first": Grid("qqp", _2000, _FIRST),
+    "csv_first": Grid("", "--num_train_epochs 1", _FIRST),
+    "sst2_8000": Grid(
+        "sst2",
+        "--max_train_samples 8000 --num_train_epochs 1",
+        {PLAIN: "", "default": ""},
+        _EDITED,
+    ),
 }
 
 
@@ -84,6 +99,23 @@ def cells(grid: Grid) -> Iterator[tuple[str, list[str]]]:
             method = "finetuning" if name == PLAIN else "mask_tuning"
             words = ["--method", method, "--seed", str(seed)]
             yield f"{name}; seed {seed}", [*words, *grid.flags.split(), *flags.split(), *SHARED]
+
+
+def data_flags(grid: Grid, data: str, folder: str) -> list[str]:
+    """The flags of the grid's task, or of files of one's own if it has none."""
+    if grid.task:
+        return ["--task", task_with(grid, folder), "--data_dir", data]
+    return ["--train_file", f"{folder}/train.csv", "--validation_file", f"{folder}/dev.csv"]
+
+
+def write_own_files(data: str, folder: str) -> None:
+    """CSV files with columns text and label: 2,000 phrases from the middle of SST-2, and dev."""
+    for name, first, count in (("train", 30_000, 2_000), ("dev", 0, None)):
+        with Path(data, "sst2", f"{name}.tsv").open(encoding="utf-8") as file:
+            rows = [line.rstrip("\n").split("\t") for line in file][1:]
+        chosen = rows[first:] if count is None else rows[first : first + count]
+        with Path(folder, f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([["text", "label"], *chosen])
 
 
 def task_with(grid: Grid, folder: str) -> str:
@@ -102,9 +134,10 @@ def task_with(grid: Grid, folder: str) -> str:
 def scores(grid: Grid, data: str, model: str, flags: list[str]) -> dict[str, Any]:
     """The accuracies of one run in per cent by set, and what training said."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "masktuning.train", "--data_dir", data]
-        command += ["--task", task_with(grid, folder), "--model_name_or_path", model]
-        command += [*flags, "--output_dir", f"{folder}/run"]
+        if not grid.task:
+            write_own_files(data, folder)
+        command = [sys.executable, "-m", "masktuning.train", *data_flags(grid, data, folder)]
+        command += ["--model_name_or_path", model, *flags, "--output_dir", f"{folder}/run"]
         done = subprocess.run(
             [*command, "--disable_tqdm", "true"],
             env={**os.environ, "OMP_NUM_THREADS": "1"},

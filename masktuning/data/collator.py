@@ -94,14 +94,14 @@ class MaskPlan:
         k_i = min(n_i, max(min_per_example, (n_i * P + 2^31) >> 32)),  P = round(mask_rate * 2^32)
 
     are masked: Mask-tuning (arXiv 2307.10457), section II. The paper does not say what happens to
-    short texts, of which 5 % is less than one token; here at least `min_per_example` are masked.
+    short texts, of which 5 % is less than half a token; at least `min_per_example` are masked.
 
     Raises:
         ValueError: if mask_rate is outside (0, 1].
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, mask_rate: float, min_per_example: int = 1
+        self, tokenizer: PreTrainedTokenizerBase, mask_rate: float, min_per_example: int = 0
     ) -> None:
         if not 0 < mask_rate <= 1:
             raise ValueError(f"mask_rate must be in (0, 1], not {mask_rate}")
@@ -142,7 +142,7 @@ class MaskTuningCollator(PaddingCollator):
         self,
         tokenizer: PreTrainedTokenizerBase,
         mask_rate: float = 0.05,
-        min_per_example: int = 1,
+        min_per_example: int = 0,
         pad: Pad | None = None,
     ) -> None:
         super().__init__(tokenizer, pad)

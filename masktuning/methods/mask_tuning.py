@@ -47,7 +47,7 @@ class MaskTuningOptions:
         metadata={"help": "Share of each example's tokens to mask; see min_per_example."},
     )
     min_per_example: int = field(
-        default=1,
+        default=0,
         metadata={
             "help": "At least so many tokens of each example are masked. With 0, short texts of "
             "which mask_rate is less than half a token stay as they are."

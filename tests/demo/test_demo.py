@@ -180,6 +180,17 @@ def test_the_last_line_has_what_the_recorded_seeds_gave(task):
     assert recorded_line("another") == ""
 
 
+def test_every_recorded_seed_learned_the_subject_in_place_of_the_opinion():
+    """As docs/demo.md says: accuracies are within one point of what the subject alone gives."""
+    for path in (ROOT / "benchmarks" / "results").glob("demo_five_seeds*.json"):
+        for name in list(SETS)[1:]:
+            texts, labels = examples(f"demo/{name}")
+            pairs = zip(texts, labels, strict=True)
+            alone = sum(LABELS["demo"][cue_of("demo", text)] == label for text, label in pairs)
+            found = [run[m][name] for run in json.loads(path.read_text())["runs"] for m in METHODS]
+            assert found == pytest.approx([100 * alone / len(texts)] * 10, abs=1)
+
+
 def test_any_number_of_runs_can_be_compared(tmp_path, capsys):
     """Two of the three have the same method, so the table names them by their folders."""
     jobs = []

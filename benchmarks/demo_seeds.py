@@ -1,7 +1,13 @@
 """Both methods on a demo task over five seeds: mean, standard deviation, paired difference.
 
-python benchmarks/demo_seeds.py demo benchmarks/results/demo_five_seeds.json
+OMP_NUM_THREADS=1 python benchmarks/demo_seeds.py demo benchmarks/results/demo_five_seeds.json
+OMP_NUM_THREADS=2 python benchmarks/demo_seeds.py demo \\
+    benchmarks/results/demo_five_seeds_2_threads.json
 python benchmarks/demo_seeds.py demo-pairs benchmarks/results/demo-pairs_five_seeds.json
+
+The demo prints what is in masktuning/demo/seeds.json; this command makes it of those results:
+
+python benchmarks/demo_seeds.py --package
 """
 
 from __future__ import annotations
@@ -20,6 +26,8 @@ from timing import environment
 SEEDS = (1, 2, 3, 4, 5)
 SETS = ("dev", "ood_balanced", "ood_adversarial")
 METHODS = {"finetuning": "finetuning", "mask_tuning": "."}
+RESULTS = Path(__file__).parent / "results"
+PACKAGED = Path(__file__).parents[1] / "masktuning" / "demo" / "seeds.json"
 
 
 def accuracies(task: str, seed: int, folder: Path) -> dict[str, dict[str, float]]:
@@ -51,7 +59,27 @@ def summary(runs: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
     return table
 
 
+def package() -> None:
+    """Writes the accuracies of all recorded results where the demo reads them."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(RESULTS.glob("demo*_five_seeds*.json")):
+        record = json.loads(path.read_text())
+        runs = [
+            {
+                m: {name: round(value, 2) for name, value in cells.items()}
+                for m, cells in run.items()
+            }
+            for run in record["runs"]
+        ]
+        part = {"threads": record["threads"], "seeds": record["seeds"], "runs": runs}
+        found.setdefault(path.name.partition("_")[0], []).append(part)
+    PACKAGED.write_text(json.dumps(found, indent=1) + "\n")
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--package"]:
+        package()
+        sys.exit()
     task = sys.argv[1] if len(sys.argv) > 1 else "demo"
     with tempfile.TemporaryDirectory() as folder:
         runs = [accuracies(task, seed, Path(folder) / str(seed)) for seed in SEEDS]

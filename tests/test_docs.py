@@ -47,6 +47,8 @@ _SMALL_DEMO = "--max_steps 2 --max_eval_samples 20"
 SHORTENED = {
     "python -m masktuning.train": _SMALL_DEMO,
     "python -m masktuning.train --task demo-pairs": _SMALL_DEMO,
+    "python -m masktuning.train --task demo --num_train_epochs 8 --learning_rate 1e-3 "
+    "--warmup_steps 0": _SMALL_DEMO,
     "python -m masktuning.demo.pretrain --corpus corpus.txt --output_dir pretrained": (
         f"--held_out_share {SHARE} --vocab_size 90 --hidden_size 32 --num_layers 1 --num_heads 2 "
         "--max_length 32 --batch_size 16 --max_steps 5 --warmup_steps 2"

@@ -12,6 +12,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from masktuning.config.errors import UsageError
+from masktuning.demo.progress import ProgressLine, no_bars
+from masktuning.demo.recorded import recorded_line
 from masktuning.evaluation.metrics import SetResult
 from masktuning.evaluation.tables import comparison_table
 from masktuning.training import run_folder
@@ -19,7 +21,7 @@ from masktuning.training.build import load_inputs
 from masktuning.training.job import TrainingJob
 from masktuning.training.perturbation_log import FILE
 from masktuning.training.run import check_folder, run
-from masktuning.training.time_log import from_metrics, time_table
+from masktuning.training.time_log import from_metrics
 
 CAUTION = (
     "One run per method proves nothing about which method is better: the difference varies with "
@@ -37,13 +39,29 @@ def compare(jobs: list[TrainingJob]) -> None:
     """
     _settle_resuming(jobs)
     _check_folders(jobs)
-    _load_inputs(jobs)
-    # Every process must have checked the folders before the first one clears them.
-    PartialState().wait_for_everyone()
-    _clear_folders(jobs)
-    results = _run_all(jobs)
+    if jobs[0].training.process_index == 0:
+        _introduce(jobs)
+    with no_bars():
+        _load_inputs(jobs)
+        # Every process must have checked the folders before the first one clears them.
+        PartialState().wait_for_everyone()
+        _clear_folders(jobs)
+        results = _run_all(jobs)
     if all(results.values()):  # processes other than the first return no results
         _print_results(jobs, results)
+
+
+def _introduce(jobs: list[TrainingJob]) -> None:
+    """Three lines: what will be shown, why, and how long it takes."""
+    task = jobs[0].task
+    methods = ", then ".join(job.training.method for job in jobs)
+    print(f"What: the same small model is trained with {methods}. {task.name}: {task.description}.")
+    if task.generated:
+        print(
+            "Why: a model may learn this shortcut in place of the task. The shortcut works on dev "
+            "and misleads on ood_adversarial, which tells the two apart."
+        )
+        print("Time: a minute or two on two idle cores, without network.\n", flush=True)
 
 
 def _settle_resuming(jobs: list[TrainingJob]) -> None:
@@ -99,18 +117,18 @@ def _run_all(jobs: list[TrainingJob]) -> dict[str, list[SetResult]]:
     """The results of every job by its name, in order."""
     results = {}
     for i, (name, job) in enumerate(zip(_names(jobs), jobs, strict=True), 1):
-        if job.training.process_index == 0:
-            print(f"{i} of {len(jobs)}: {job.training.method}, into {job.folder}", flush=True)
-        results[name] = run(job, summary=False)
+        line = ProgressLine(f"{i} of {len(jobs)}: {job.training.method}")
+        results[name] = run(job, summary=False, progress=line)
     return results
 
 
 def _print_results(jobs: list[TrainingJob], results: dict[str, list[SetResult]]) -> None:
     print(f"\n{jobs[0].task.name}: accuracy in per cent\n")
-    print(comparison_table(results))
-    folders_of = {name: job.folder for name, job in zip(results, jobs, strict=True)}
-    times = {name: from_metrics(run_folder.read_results(f)) for name, f in folders_of.items()}
-    print(f"\n{time_table(times)}")
+    metrics = {
+        name: run_folder.read_results(job.folder) for name, job in zip(results, jobs, strict=True)
+    }
+    seconds = {name: sum(from_metrics(found).values()) for name, found in metrics.items()}
+    print(comparison_table(results, {"time": {k: f"{v:.1f} s" for k, v in seconds.items()}}))
     for name, job in zip(results, jobs, strict=True):
         path = job.folder / FILE
         if path.is_file():
@@ -121,7 +139,7 @@ def _print_results(jobs: list[TrainingJob], results: dict[str, list[SetResult]])
     folders = [f"{job.folder} ({job.training.method})" for job in jobs]
     print(f"\nclassifiers, config.yaml, all_results.json and README.md: {', '.join(folders)}")
     if len({job.training.method for job in jobs}) == len(jobs):
-        print(f"\n{CAUTION}")
+        print(f"\n{recorded_line(jobs[0].task.name) or CAUTION}")
 
 
 def marked_examples(path: Path) -> list[str]:

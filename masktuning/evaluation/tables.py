@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from masktuning.evaluation.metrics import SetResult
 
@@ -48,17 +48,21 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def comparison_table(results: dict[str, list[SetResult]]) -> str:
+def comparison_table(
+    results: dict[str, list[SetResult]], more: Mapping[str, Mapping[str, str]] | None = None
+) -> str:
     """A table of accuracies in per cent, one row per run (by its name) and one column per set.
 
     The columns are the sets of the first run; a set that a run did not measure is shown as "-".
+    `more` has further columns by their headings, with the cells by the names of the runs.
     """
-    sets = next(iter(results.values()))
-    head = ("method", *(f"{one.name} ({_ROLES[one.role]})" for one in sets))
+    sets, more = next(iter(results.values())), more or {}
+    head = ("method", *(f"{one.name} ({_ROLES[one.role]})" for one in sets), *more)
     body = []
     for name, row in results.items():
         cells = {result.name: f"{100 * result.accuracy:.2f}" for result in row}
-        body.append((name, *(cells.get(one.name, "-") for one in sets)))
+        own = (column[name] for column in more.values())
+        body.append((name, *(cells.get(one.name, "-") for one in sets), *own))
     return aligned([head, *body])
 
 

@@ -62,7 +62,7 @@ class _EarlyChecks(TrainerCallback):
         self._handles: list[RemovableHandle] = []
         self._head: MaskedLMCounts | None = None
         self._labels: LabelCounts | None = None
-        self._advised = True
+        self._first, self._advised = 0, True  # evaluation without training logs as well
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.remove_hooks()  # training begins again where a smaller batch is tried
@@ -115,7 +115,7 @@ class _EarlyChecks(TrainerCallback):
         """Ends the counting."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._head, self._labels = [], None, None
+        self._handles, self._head, self._labels, self._advised = [], None, None, True
 
     def _check_head(self, step: int) -> None:
         counts, self._head = self._head, None

@@ -43,7 +43,9 @@ class MaskedLMCounts:
     def add(self, batch: dict[str, Any]) -> None:
         """Counts the tokens of a batch that may be masked."""
         if batch.get("maskable") is not None:
-            ids_BL, maskable_BL = batch["input_ids"], batch["maskable"]
+            # A data loader of the user's own may leave its batches on the CPU.
+            device = self.tokens_V.device
+            ids_BL, maskable_BL = (batch[name].to(device) for name in ("input_ids", "maskable"))
             self.tokens_V.index_add_(0, ids_BL.flatten(), maskable_BL.flatten().long())
 
     def after_head(self, head: nn.Module, inputs: tuple[Any, ...], output: MaskedLMOutput) -> None:
@@ -61,10 +63,8 @@ class MaskedLMCounts:
         that it has to predict: with its own occurrence counted, it would be good at rare tokens.
         The share that it keeps for unseen tokens is that of Witten and Bell.
         """
-        losses, (tokens_V, targets_V) = (
-            reduce(self.losses).double(),
-            (reduce(one).double() for one in (self.tokens_V, self.targets_V)),
-        )
+        summed = (reduce(one).double() for one in (self.losses, self.tokens_V, self.targets_V))
+        losses, tokens_V, targets_V = summed
         count = float(targets_V.sum())
         if count < _FEWEST_TOKENS:
             return None
@@ -94,7 +94,8 @@ class LabelCounts:
     def add(self, batch: dict[str, Any]) -> None:
         """Counts the labels of a batch; -100 is none."""
         if self.counting:
-            self.labels_C += (batch["labels"][:, None] == self.classes_C).sum(0)
+            labels_B = batch["labels"].to(self.classes_C.device)
+            self.labels_C += (labels_B[:, None] == self.classes_C).sum(0)
 
     def after_model(self, model: nn.Module, inputs: Any, output: Any) -> None:
         """Counts the predictions of a training step."""

@@ -7,7 +7,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerState,
+)
 
 from masktuning.config.errors import UsageError
 from masktuning.config.files import write, write_json
@@ -31,12 +37,15 @@ from masktuning.training.trainer import MaskTuningTrainer
 logger = logging.getLogger(__name__)
 
 
-def run(job: TrainingJob, summary: bool = True) -> list[SetResult]:
+def run(
+    job: TrainingJob, summary: bool = True, progress: TrainerCallback | None = None
+) -> list[SetResult]:
     """Trains, evaluates every set, and writes the run folder.
 
     Args:
         job: what to train, on what, and where to.
         summary: whether to print the results.
+        progress: what shows the progress, in place of Trainer's bar and its lines of the log.
 
     Returns:
         What was measured; nothing in processes other than the first.
@@ -53,6 +62,10 @@ def run(job: TrainingJob, summary: bool = True) -> list[SetResult]:
         run(stage, summary=False)
     began = time.perf_counter()
     trainer, sets = build_trainer(job)
+    if progress is not None:
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)  # Trainer's choice with --disable_tqdm
+        trainer.add_callback(progress)
     trainer.add_callback(_WriteConfig(job, fresh=resume is None))
     trainer.add_callback(PerturbationLog(trainer, job.folder, job.task.labels))
     if job.run.early_stopping_patience is not None:

@@ -9,6 +9,8 @@ import time
 
 import pytest
 import torch
+from conftest import ROOT
+from datasets.utils import are_progress_bars_disabled
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -17,11 +19,13 @@ from masktuning.config.errors import UsageError
 from masktuning.data.generated import LABELS, SETS, examples, generate
 from masktuning.demo import EMBEDDED
 from masktuning.demo.compare import CAUTION, compare, marked_examples
+from masktuning.demo.recorded import recorded_line
 from masktuning.training import fast_dropout
 from masktuning.training.job import read_job
 from masktuning.training.perturbation_log import FILE, marked, text_of
 from masktuning.training.trainer import MaskTuningTrainer
 
+METHODS = ["finetuning", "mask_tuning"]
 LEFT_CUES = ("drama", "war film", "crime story", "documentary", "history book", "biography")
 
 
@@ -122,23 +126,69 @@ def test_the_embedded_checkpoint_is_small_and_loads_with_plain_transformers():
 
 def test_without_arguments_both_methods_are_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    train.main(["--max_steps", "3", "--disable_tqdm", "true"])
+    train.main(["--max_steps", "3"])
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("demo-mask_tuning-")
-    printed = capsys.readouterr().out
-    table = printed[printed.index("demo: accuracy in per cent") :]
-    for method, place in (("finetuning", folder / "finetuning"), ("mask_tuning", folder)):
+    printed, errors = capsys.readouterr()
+    assert [line.split(":")[0] for line in printed.splitlines()[:3]] == ["What", "Why", "Time"]
+    trainings = [line for line in printed.splitlines() if " of 2: " in line]
+    for number, (line, method) in enumerate(zip(trainings, METHODS, strict=True), 1):
+        form = rf"{number} of 2: {method}: step 3 of 3, loss \d\.\d+, dev \d+\.\d\d, \d+ s"
+        assert re.fullmatch(form, line)
+    for noise in ("{'", "it/s", "examples/s", "Writing", "%|"):
+        assert noise not in printed + errors
+    header, *rows = table_of(printed, times=True)
+    assert header[-1] == "time" and [row[0] for row in rows] == METHODS
+    for row, place in zip(rows, (folder / "finetuning", folder), strict=True):
         results = json.loads((place / "all_results.json").read_text())
-        (row,) = [line for line in table.splitlines() if line.startswith(method)]
-        cells = [float(cell) for cell in row.split()[1:]]
         want = [100 * results[f"eval_{name}_accuracy"] for name in list(SETS)[1:]]
-        assert cells == pytest.approx(want, abs=0.005)
-    (header,) = [line for line in table.splitlines() if line.startswith("time ")]
-    assert header.split() == ["time", "finetuning", "mask_tuning"]
+        assert [float(cell) for cell in row[1:-2]] == pytest.approx(want, abs=0.005)
+        seconds = sum(v for k, v in results.items() if k.startswith("train_seconds_"))
+        assert float(row[-2]) == pytest.approx(seconds, abs=0.06) and row[-1] == "s"
     assert (folder / "mlm_head").is_dir() and not (folder / "finetuning" / "mlm_head").exists()
     shown = marked_examples(folder / "perturbations.jsonl")
     assert 1 <= len(shown) <= 3 and all(" -> " in line and line in printed for line in shown)
-    assert printed.splitlines()[-1] == CAUTION and "proves nothing" in CAUTION
+    assert printed.splitlines()[-1] == recorded_line("demo")
+    assert not are_progress_bars_disabled()  # only while the demo ran
+
+
+def table_of(printed, times=False):
+    """The cells of the table of accuracies, without the words in brackets and the rule."""
+    table = printed[printed.index("demo: accuracy in per cent") :].split("\n\n")[1]
+    header, _, *rows = re.sub(r" \(.*?\)", "", table).splitlines()
+    return [line.split() if times else line.split()[:4] for line in (header, *rows)]
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_the_last_line_has_what_the_recorded_seeds_gave(task):
+    """The lowest and highest of the accuracies in the benchmarks' results."""
+    paths = sorted((ROOT / "benchmarks" / "results").glob(f"{task}_five_seeds*.json"))
+    records = [json.loads(path.read_text()) for path in paths]
+    assert {len(record["seeds"]) for record in records} == {5}
+    line = recorded_line(task)
+    assert "Over 5 seeds" in line and "proves nothing" in CAUTION
+    threads = {record["threads"] for record in records}
+    assert re.findall(r"\d", line[line.index(" on ") : line.index(" thread")]) == [
+        str(number) for number in sorted(threads)
+    ]
+    for method in METHODS:
+        part = next(one for one in line.split(": ")[1].split(";") if method in one)
+        for name in list(SETS)[1:]:
+            values = [run[method][name] for record in records for run in record["runs"]]
+            low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+            assert f"{name} {low}" + (f" to {high}" if low != high else "") in part
+    assert recorded_line("another") == ""
+
+
+def test_every_recorded_seed_learned_the_subject_in_place_of_the_opinion():
+    """As docs/demo.md says: accuracies are within one point of what the subject alone gives."""
+    for path in (ROOT / "benchmarks" / "results").glob("demo_five_seeds*.json"):
+        for name in list(SETS)[1:]:
+            texts, labels = examples(f"demo/{name}")
+            pairs = zip(texts, labels, strict=True)
+            alone = sum(LABELS["demo"][cue_of("demo", text)] == label for text, label in pairs)
+            found = [run[m][name] for run in json.loads(path.read_text())["runs"] for m in METHODS]
+            assert found == pytest.approx([100 * alone / len(texts)] * 10, abs=1)
 
 
 def test_any_number_of_runs_can_be_compared(tmp_path, capsys):
@@ -151,13 +201,12 @@ def test_any_number_of_runs_can_be_compared(tmp_path, capsys):
         jobs.append(read_job(words, EMBEDDED))
     compare(jobs)
     printed = capsys.readouterr().out
-    table = printed[printed.index("demo: accuracy in per cent") :]
-    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
+    rows = {row[0]: row[1:] for row in table_of(printed)}
     for row, name in (("mask_tuning", "a"), (str(tmp_path / "b"), "b"), (str(tmp_path / "c"), "c")):
         results = json.loads((tmp_path / name / "all_results.json").read_text())
         want = [100 * results[f"eval_{part}_accuracy"] for part in list(SETS)[1:]]
         assert [float(cell) for cell in rows[row]] == pytest.approx(want, abs=0.005)
-    assert "3 of 3: finetuning, into" in printed and CAUTION not in printed
+    assert "3 of 3: finetuning: step 2 of 2, " in printed and CAUTION not in printed
 
 
 def test_the_same_command_twice_gives_the_same_numbers(tmp_path):
@@ -273,9 +322,7 @@ def test_a_stopped_pair_is_resumed_as_a_pair(tmp_path, capsys, monkeypatch, in_s
     capsys.readouterr()
     train.main([*words, "--resume_from_checkpoint"])
     ended = capsys.readouterr().out
-    start, end = "demo: accuracy", "\ntime "
-    tables = [text[text.index(start) : text.index(end)] for text in (whole, ended)]
-    assert tables[0] == tables[1]
+    assert table_of(whole) == table_of(ended)
     with pytest.raises(UsageError, match="there are 2 runs to resume"):
         train.main([*words, "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-3")])
     with pytest.raises(UsageError, match="no complete checkpoint"):

@@ -129,21 +129,6 @@ class RunArguments:
             "aliases": ["--overwrite_output_dir"],
         },
     )
-    eval_ood: str = field(
-        default="end",
-        metadata={
-            "help": "When to measure the out-of-distribution sets: at the end, or also whenever "
-            "dev is measured (epoch).",
-            "choices": ["end", "epoch"],
-        },
-    )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={
-            "help": "Stop after so many evaluations without an improvement of "
-            "--metric_for_best_model, and keep the best model."
-        },
-    )
     keep_optimizer_states: bool = field(
         default=False,
         metadata={
@@ -151,9 +136,3 @@ class RunArguments:
             "can be trained for more epochs."
         },
     )
-
-    def __post_init__(self) -> None:
-        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
-            raise ValueError(
-                f"early_stopping_patience is {self.early_stopping_patience}: give 1 or more"
-            )

@@ -5,7 +5,6 @@ Shapes: n examples, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,8 +33,6 @@ class EvaluatingTrainer(TimedTrainer):
         self._order: NDArray[np.int64] | None = None  # of the evaluation that begins
         self._of_dev = False  # whether that is one of `eval_dataset`
         self._dev_logits: dict[int, NDArray[Any]] = {}  # by the number of optimiser steps
-        self.more_metrics: Callable[[], dict[str, float]] | None = None
-        """Further metrics for every evaluation of `eval_dataset` during training."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, which keeps the logits of its evaluations."""
@@ -56,18 +53,11 @@ class EvaluatingTrainer(TimedTrainer):
             self._order = None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Trainer.evaluation_loop, after which the logits of `eval_dataset` are kept.
-
-        `more_metrics` are added here, before Trainer logs them and passes them to callbacks.
-        """
-        order, self._order = self._order, None  # `predict` may be called after this
-        of_dev, self._of_dev = self._of_dev, False
+        """Trainer.evaluation_loop, after which the logits of `eval_dataset` are kept."""
+        order, self._order = self._order, None  # a callback may call `predict` after this
         output = super().evaluation_loop(*args, **kwargs)
-        if order is not None and of_dev:
+        if order is not None and self._of_dev:
             self._keep(output.predictions, order)
-        if self.more_metrics is not None and self.is_in_train and of_dev:
-            assert output.metrics is not None  # there are labels
-            output.metrics.update(self.more_metrics())
         return output
 
     def compute_loss(
@@ -91,10 +81,6 @@ class EvaluatingTrainer(TimedTrainer):
         if self.args.load_best_model_at_end and best is not None:
             step = step_of(best)
         return self._dev_logits.get(step)
-
-    def logits_of_step(self) -> NDArray[Any] | None:
-        """The logits [n, C] of `eval_dataset` by the model as it is, if they were just computed."""
-        return self._dev_logits.get(self.state.global_step)
 
     def _may_reorder(self, dataset: Any) -> bool:
         return (

@@ -25,7 +25,6 @@ from masktuning.data.custom_task import own_task, with_eval_files
 from masktuning.methods import names, options_by_method
 from masktuning.methods.choice import MethodChoice
 from masktuning.tasks import Task, load_task
-from masktuning.training.selection import check_metric, selection_defaults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -127,7 +126,7 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
         listed = ", ".join(f"--{name}" for name in unused)
         logger.warning("warning: the method %s has no such option, so not used: %s", method, listed)
     own_settings = {k: v for k, v in settings.items() if k not in others}
-    defaults = {**DEFAULTS, **own_settings, **selection_defaults(argv, file), **file}
+    defaults = {**DEFAULTS, **own_settings, **file}
     words = {word.split("=")[0] for word in argv}
     chosen = {a.dest for a in parser._actions if words & set(a.option_strings)} | set(defaults)
     if "output_dir" not in chosen:
@@ -140,7 +139,6 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     _check_training_flags(training, chosen)
     _check_data_flags(data, task)
     task = own_task(data) if task is None else with_eval_files(task, data)
-    check_metric(training, run, task)
     if model.model_name_or_path is None and not task.generated:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
     return TrainingJob(model, data, training, run, task, chosen, embedded)

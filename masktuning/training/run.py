@@ -7,13 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    TrainerState,
-)
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
 from masktuning.config.errors import UsageError
 from masktuning.config.files import write, write_json
@@ -29,7 +23,6 @@ from masktuning.training.job import TrainingJob
 from masktuning.training.loss_log import means
 from masktuning.training.model_card import card_of
 from masktuning.training.perturbation_log import PerturbationLog
-from masktuning.training.set_scores import measure_in_training, scores_to_log
 from masktuning.training.stages import pending_stages
 from masktuning.training.time_log import as_metrics, from_metrics, time_table
 from masktuning.training.trainer import MaskTuningTrainer
@@ -68,14 +61,10 @@ def run(
         trainer.add_callback(progress)
     trainer.add_callback(_WriteConfig(job, fresh=resume is None))
     trainer.add_callback(PerturbationLog(trainer, job.folder, job.task.labels))
-    if job.run.early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(job.run.early_stopping_patience))
-    measure_in_training(trainer, sets, job.task, ood=job.run.eval_ood == "epoch")
     trained = _train(job, trainer, resume, training_examples(sets))
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
     scores = _evaluate(job, trainer, sets)
     results = [one.result for one in scores.values()]
-    trainer.log(scores_to_log(results))
     if not trainer.is_world_process_zero():
         return []
     # Where nothing was left to train, the run's time is that of the call that trained it.

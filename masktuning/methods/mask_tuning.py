@@ -17,7 +17,7 @@ from masktuning.data.collator import MaskPlan
 from masktuning.methods.base import Method
 from masktuning.methods.perturbation import MaskBatch, masked_lm_pass, perturbation_from
 from masktuning.methods.step import Step
-from masktuning.ops import MaskedLMOutput, dual_cross_entropy
+from masktuning.ops import MaskedLMOutput
 
 _DWARFED = 5  # times the classifier's gradient: from here on a smaller alpha is advised
 
@@ -131,17 +131,13 @@ class MaskTuning(Method):
         with torch.set_grad_enabled(torch.is_grad_enabled() and (alpha > 0 or step.joint)):
             output, targets_M = self._masked_lm(batch, step.rng)
         yield alpha * step.mean(output.losses, over="masked")
-        labels, labels_count = batch.labels, step.counts["labels"]
-        ids, texts = output.input_ids, batch.texts()
+        ids, labels, texts, copies = output.input_ids, batch.labels, batch.texts(), 1
         if self.options.include_original:  # one forward of 2 * B texts, each half with half weight
             ids, labels = torch.cat([ids, batch.input_ids]), torch.cat([labels, labels])
             texts = {k: None if v is None else torch.cat([v, v]) for k, v in texts.items()}
-            labels_count = 2 * labels_count
+            copies = 2
         logits = self.model(ids, **texts).logits
-        denominators = torch.stack([step.counts["masked"], labels_count])
-        dual = dual_cross_entropy(
-            output.losses.detach(), logits, labels, denominators, alpha, step.label_smoothing
-        )
+        dual = step.joint_loss(output.losses.detach(), logits, labels, alpha, copies)
         same_M = (output.tokens == targets_M) & (targets_M >= 0)
         share = step.mean(same_M.float(), over="masked")
         # A drawn token may differ from a correct prediction, so the share is no accuracy then.

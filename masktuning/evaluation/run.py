@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from masktuning.config.errors import UsageError
-from masktuning.config.files import write, write_json
+from masktuning.config.files import write_json
 from masktuning.config.options import DataArguments
 from masktuning.data.custom_task import own_task, with_eval_files
 from masktuning.data.labels import model_labels
 from masktuning.data.load import LabelledTexts, load_texts
 from masktuning.data.tokenize import EncodedSet, encode_all, length_limit
+from masktuning.data.unlabelled import load_test
 from masktuning.evaluation.aggregate import EVALUATION_RESULTS
 from masktuning.evaluation.choice import wanted_lengths, wanted_sets
 from masktuning.evaluation.metrics import SetResult
-from masktuning.evaluation.predict import evaluate_sets, predictor
+from masktuning.evaluation.predict import evaluate_sets, predict, predictor
+from masktuning.evaluation.predictions import write_predictions
 from masktuning.evaluation.scoring import Scored
 from masktuning.evaluation.tables import details_table, text_table
 from masktuning.modeling.loading import load_classifier
@@ -42,6 +43,11 @@ class EvaluationJob:
     """The model's label names in the order of its ids; empty for those of its config.json."""
     batch_size: int
     output_dir: str | None
+    measures: bool = True
+    """Whether to measure the sets."""
+    predicts: bool = False
+    """Whether to predict the labels of --test_file; that needs an output_dir."""
+    use_cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,19 @@ def evaluate(job: EvaluationJob) -> list[SetResult]:
         labels = model_labels(labels, task.labels)
     else:
         task = replace(task, labels=labels)
-    texts = _load(job, task, labels)
-    trainer = predictor(model, tokenizer, job.batch_size)
+    texts = _load(job, task, labels) if job.measures else []
+    test = load_test(job.data, task) if job.predicts else None
+    trainer = predictor(model, tokenizer, job.batch_size, job.use_cpu)
     longest = length_limit(model, model.config, tokenizer)
     usual = int(task.settings.get("max_seq_length", _USUAL_LENGTH))
+    if test is not None:
+        length = min(job.max_seq_length or usual, longest)
+        ((_, data),) = encode_all([test], tokenizer, length, job.data.preprocessing_num_workers)
+        label_ids = predict(trainer, data).argmax(-1)
+        path = write_predictions(Path(str(job.output_dir)), test.name, label_ids, labels)
+        print(f"{path}: the predicted labels of {len(test)} texts")
+    if not job.measures:
+        return []
     measured: list[_Measured] = []
     for i, length in enumerate(wanted_lengths(task, usual, job.max_seq_length, longest)):
         here = [one for one in texts if i == 0 or length in task.named(one.name).lengths]
@@ -87,7 +102,10 @@ def _task(job: EvaluationJob) -> Task:
     The latter has no labels of its own: they are the model's.
     """
     if not job.data.task:
-        return own_task(job.data, labels=[])
+        if not job.measures:
+            return Task("own data", "the user's files or data set", [], [])
+        task = own_task(job.data, labels=[])
+        return replace(task, sets=[spec for spec in task.sets if spec.role != "train"])
     task = with_eval_files(load_task(job.data.task), job.data)
     return replace(task, sets=wanted_sets(task, job.sets, job.protocols))
 
@@ -150,9 +168,4 @@ def _write(folder: Path, measured: list[_Measured]) -> None:
     write_json(folder / EVALUATION_RESULTS, metrics)
     for one in measured:
         scored = one.scored
-        lines = [
-            json.dumps({"example_id": i, "label": scored.labels[k]})
-            for i, k in enumerate(scored.predictions)
-        ]
-        path = folder / f"predictions_{scored.result.name}.jsonl"
-        write(path, "\n".join(lines) + "\n")
+        write_predictions(folder, scored.result.name, scored.predictions, scored.labels)

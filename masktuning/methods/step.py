@@ -69,7 +69,7 @@ class Step:
             return sum / step.counts["labels" if class_weights is None else "class_weights"]
         """
         # The joint loss of Mask-tuning without its first term: one kernel for every method.
-        no_rows = logits.new_zeros(0, dtype=self.counts["labels"].dtype)
+        no_rows = logits.new_zeros(0, dtype=torch.float32)
         return self.joint_loss(no_rows, logits, labels, 0.0).loss
 
     def joint_loss(

@@ -19,7 +19,9 @@ import yaml
 from transformers import TrainingArguments
 
 from masktuning.config.errors import UsageError
+from masktuning.data.unlabelled import TEST_FILE
 from masktuning.evaluation.aggregate import RUN_RESULTS as RESULTS
+from masktuning.evaluation.predictions import predictions_path
 from masktuning.methods import method_class
 from masktuning.methods.choice import MethodChoice
 from masktuning.modeling.checkpoint import HEAD, PARTS
@@ -113,7 +115,7 @@ def config_text(job: TrainingJob) -> str:
         for f in fields(job.training)
         if f.name in own | job.chosen
     }
-    for group in (job.model, job.data):
+    for group in (job.model, job.data, job.run):
         options |= {f.name: getattr(group, f.name) for f in fields(group)}
     for name, value in options.items():  # absolute, so that the file can be used from anywhere
         if name.endswith(("_file", "_dir", "_path")) and value and Path(value).exists():
@@ -166,5 +168,14 @@ def clear(folder: Path, stages: bool = True) -> None:
         shutil.rmtree(path)
     for part in PARTS:
         shutil.rmtree(folder / part, ignore_errors=True)
-    for name in _FILES:
-        (folder / name).unlink(missing_ok=True)
+    for path in [*(folder / name for name in _FILES), predictions_path(folder, TEST_FILE)]:
+        path.unlink(missing_ok=True)
+
+
+def stopped_early(checkpoint: str, patience: int | None) -> bool:
+    """Whether a run had stopped early by the time of a checkpoint, for want of a better model."""
+    state = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))
+    kept = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
+    if patience is None or kept is None:
+        return False
+    return kept["attributes"]["early_stopping_patience_counter"] >= patience

@@ -60,13 +60,14 @@ class EvaluatingTrainer(TimedTrainer):
         try:
             return super().evaluate(eval_dataset, *args, **kwargs)
         finally:
-            self._order = None
+            self._order, self._of_dev = None, False
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Trainer.evaluation_loop, after which the logits of `eval_dataset` are kept."""
-        order, self._order = self._order, None  # a callback may call `predict` after this
+        order, of_dev = self._order, self._of_dev
+        self._order, self._of_dev = None, False  # a callback may call `predict` after this
         output = super().evaluation_loop(*args, **kwargs)
-        if self._of_dev and isinstance(output.predictions, np.ndarray):
+        if of_dev and isinstance(output.predictions, np.ndarray):
             logits = output.predictions if order is None else undo_order(output.predictions, order)
             if order is not None:
                 self._keep(logits)

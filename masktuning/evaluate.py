@@ -4,6 +4,7 @@
     python -m masktuning.evaluate --model_name_or_path out --task mnli --sets hans anli_r1
     python -m masktuning.evaluate --model_name_or_path out --task sst2 --protocol paper-like
     python -m masktuning.evaluate --model_name_or_path out --eval_files reviews=reviews.csv
+    python -m masktuning.evaluate --model_name_or_path out --test_file new.csv --output_dir out
 
 The mean and standard deviation of several seeds (folders of runs, or of --output_dir), and the
 paired differences to a baseline's runs with the same seeds in the same order:
@@ -11,8 +12,9 @@ paired differences to a baseline's runs with the same seeds in the same order:
     python -m masktuning.evaluate --combine mt-1 mt-2 mt-3 --baseline plain-1 plain-2 plain-3
 
 Texts are classified as they are, without masking. With --output_dir the results are written to
-results.json, what was predicted for each text of a set to predictions_<set>.jsonl, and the results
-of --combine to combined.json.
+results.json, what was predicted for each text of a set to predictions_<set>.jsonl (for --test_file,
+which needs no labels, to predictions_test_file.jsonl), and the results of --combine to
+combined.json.
 """
 
 from __future__ import annotations
@@ -120,6 +122,8 @@ def main(argv: list[str]) -> None:
         tokenizer_name=arguments.tokenizer_name,
         revision=arguments.model_revision,
         progress=not (arguments.disable_tqdm or arguments.quiet),
+        measures=bool(data.task or data.eval_files or not data.test_file),
+        predicts=bool(data.test_file),
     )
     with less_output(job.progress, warnings=not arguments.quiet):
         evaluate(job)
@@ -129,12 +133,17 @@ def _check(arguments: EvaluationArguments, data: DataArguments) -> None:
     """Raises UsageError for flags that exclude each other, are missing, or are out of range."""
     if data.train_file or data.validation_file or data.dataset_name:
         raise UsageError("evaluate takes --task or --eval_files; it takes no training data")
+    if data.test_file and not arguments.output_dir:
+        raise UsageError("--test_file needs --output_dir: the folder for its predictions")
     if (arguments.sets or arguments.protocol) and not data.task:
         raise UsageError("--sets and --protocol choose sets of a task: give --task too")
     if arguments.sets and arguments.protocol:
         raise UsageError("--sets and --protocol exclude each other: give one")
-    if data.task and not data.eval_files and (data.text_column_names or data.label_column_name):
-        raise UsageError("--text_column_names and --label_column_name go with --eval_files")
+    own = data.eval_files or data.test_file
+    if data.task and not own and (data.text_column_names or data.label_column_name):
+        raise UsageError(
+            "--text_column_names and --label_column_name go with --eval_files or --test_file"
+        )
     length, batch = arguments.max_seq_length, arguments.per_device_eval_batch_size
     if (length is not None and length < 1) or batch < 1:
         raise UsageError("--max_seq_length and --per_device_eval_batch_size must be 1 or more")

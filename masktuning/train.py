@@ -19,6 +19,11 @@ Your own files (CSV, TSV, JSONL or Parquet), with an out-of-domain set of your o
     python -m masktuning.train --model_name_or_path roberta-base --alpha 0.1 --output_dir out \\
         --train_file train.csv --validation_file dev.csv --eval_files reviews=reviews.csv
 
+A classifier that is there already, measured without training, and its predictions for new texts:
+
+    python -m masktuning.train --do_train false --model_name_or_path out --output_dir measured \\
+        --validation_file dev.csv --do_predict --test_file new.csv
+
 Two GPUs, and resuming a run that was stopped:
 
     torchrun --nproc_per_node=2 -m masktuning.train --task sst2 ... --output_dir out
@@ -68,7 +73,11 @@ def main(argv: list[str]) -> None:
         from masktuning.demo.compare import compare  # seconds of imports: after the cheap errors
         from masktuning.training.dry_run import dry_run
         from masktuning.training.run import run
+        from masktuning.training.without_training import measure
 
+    if not job.training.do_train:
+        measure(job)
+        return
     jobs = [job]
     if job.task.generated and "method" not in job.chosen:
         folder = str(job.folder / "finetuning")

@@ -70,6 +70,10 @@ class DataArguments:
     validation_file: str | None = field(
         default=None, metadata={"help": "In-distribution validation data of your own."}
     )
+    test_file: str | None = field(
+        default=None,
+        metadata={"help": "Texts of your own to predict labels for; it needs no label column."},
+    )
     dataset_name: str | None = field(
         default=None,
         metadata={"help": "Data set of your own on the hub, with splits train and validation."},
@@ -122,6 +126,21 @@ class RunArguments:
             "help": "Take four steps and a batch of each set, estimate the time, and keep nothing."
         },
     )
+    eval_ood: str = field(
+        default="end",
+        metadata={
+            "help": "When to measure the sets that are out of distribution: at the end only, or "
+            "also whenever training measures dev, which it does after each epoch by default.",
+            "choices": ["end", "epoch"],
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after so many evaluations in a row without a better "
+            "--metric_for_best_model; the best model is then kept."
+        },
+    )
     overwrite: bool = field(
         default=False,
         metadata={
@@ -136,3 +155,8 @@ class RunArguments:
             "can be trained for more epochs."
         },
     )
+
+    def __post_init__(self) -> None:
+        patience = self.early_stopping_patience
+        if patience is not None and patience < 1:
+            raise ValueError(f"early_stopping_patience is {patience}: give 1 or more")

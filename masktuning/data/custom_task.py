@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def own_task(data: DataArguments, labels: list[str] | None = None) -> Task:
         )
     first = next(iter(sources.values()))
     table = read_hub(**first["hub"]) if "hub" in first else read_table(first["file"])
-    text = _given_text_columns(data) or _guess_text_columns(table)
+    text = text_columns(data, table)
     label = data.label_column_name or "label"
     if labels is None:
         labels = _labels_of(table, label)
@@ -49,6 +50,15 @@ def own_task(data: DataArguments, labels: list[str] | None = None) -> Task:
         for name, source in sources.items()
     ]
     return Task("own data", "the user's files or data set", labels, sets)
+
+
+def text_columns(data: DataArguments, table: Table, usual: Sequence[str] = ()) -> list[str]:
+    """The text columns that the flags name, or else the `usual` ones, or else those of `table`.
+
+    Raises:
+        UsageError: if there are none, and the table has none of the usual names.
+    """
+    return _given_text_columns(data) or [*usual] or _guess_text_columns(table)
 
 
 def with_eval_files(task: Task, data: DataArguments) -> Task:
@@ -100,7 +110,7 @@ def _parse_eval_files(entries: list[str], taken: set[str]) -> dict[str, str]:
         name, equals, path = entry.partition("=")
         if not (equals and path and re.fullmatch(r"\w+", name)):
             raise UsageError(f"--eval_files takes name=path, not {entry!r}")
-        if name in taken | set(named):
+        if name in taken | set(named) | {"test_file"}:
             raise UsageError(
                 f"--eval_files {entry}: the name {name!r} is reserved or another set's; choose "
                 f"another one, such as my_{name}={path}"

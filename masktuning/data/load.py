@@ -112,7 +112,7 @@ def load_set(
         UsageError: on a missing column, an empty text or an unknown label, with its line.
     """
     table = read_source(spec, data_dir, ask_hub)
-    texts = [_texts(table, column, spec) for column in spec.text]
+    texts = [texts_of(table, column, spec) for column in spec.text]
     ids = _label_ids(table, spec, spec.labels or labels)
     groups = table.column(spec.group_by) if spec.group_by else []
     pairs = table.column(spec.pair_id) if spec.pair_id else []
@@ -132,7 +132,7 @@ def _label_ids(table: Table, spec: SetSpec, labels: list[str]) -> list[int]:
     return ids
 
 
-def _texts(table: Table, column: str, spec: SetSpec) -> list[str]:
+def texts_of(table: Table, column: str, spec: SetSpec) -> list[str]:
     """One text column, decoded and cleaned as the set's description says."""
     texts = table.column(column)
     if spec.byte_literals:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +43,7 @@ def predictor(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     progress: bool = True,
+    use_cpu: bool = False,
 ) -> Trainer:
     """A Trainer that predicts with any sequence classifier, for `predict` and `evaluate_sets`.
 
@@ -53,7 +52,8 @@ def predictor(
     args = TrainingArguments(
         output_dir=tempfile.gettempdir(),  # Trainer requires a folder; nothing is written to it
         per_device_eval_batch_size=batch_size,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=use_cpu,
+        dataloader_pin_memory=torch.cuda.is_available() and not use_cpu,
         report_to="none",
         disable_tqdm=not progress,  # the default would follow the verbosity of transformers' log
     )
@@ -80,18 +80,8 @@ def undo_order(values: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def evaluate_sets(
-    trainer: Trainer,
-    sets: list[EncodedSet],
-    task: Task,
-    labels: list[str],
-    known: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    trainer: Trainer, sets: list[EncodedSet], task: Task, labels: list[str]
 ) -> dict[str, Scored]:
-    """The scores of each set by its name; `labels` are the model's. See `score_sets`.
-
-    `known` holds the logits [n, C] of sets that need not be computed, by their names.
-    """
-    logits = dict(known)
-    for one in sets:
-        if one.texts.name not in known:
-            logits[one.texts.name] = predict(trainer, one.data)
+    """The scores of each set by its name; `labels` are the model's. See `score_sets`."""
+    logits = {one.texts.name: predict(trainer, one.data) for one in sets}
     return score_sets(task, [one.texts for one in sets], logits, labels)

@@ -12,10 +12,11 @@ from masktuning.data.custom_task import own_task, with_eval_files
 from masktuning.data.labels import model_labels
 from masktuning.data.load import LabelledTexts, load_texts
 from masktuning.data.tokenize import EncodedSet, encode_all, length_limit
+from masktuning.data.unlabelled import load_test
 from masktuning.evaluation.choice import wanted_lengths, wanted_sets
 from masktuning.evaluation.metrics import SetResult
-from masktuning.evaluation.predict import evaluate_sets, predictor
-from masktuning.evaluation.results import write_results
+from masktuning.evaluation.predict import evaluate_sets, predict, predictor
+from masktuning.evaluation.results import write_predictions, write_results
 from masktuning.evaluation.scoring import Scored
 from masktuning.evaluation.tables import details_table, text_table
 from masktuning.modeling.loading import check_vocabulary, load_classifier
@@ -46,6 +47,11 @@ class EvaluationJob:
     """The model's version on the hub; None for the latest."""
     progress: bool = True
     """Whether to show progress bars."""
+    measures: bool = True
+    """Whether to measure the sets."""
+    predicts: bool = False
+    """Whether to predict the labels of --test_file; that needs an output_dir."""
+    use_cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,19 @@ def evaluate(job: EvaluationJob) -> list[SetResult]:
         labels = model_labels(labels, task.labels)
     else:
         task = replace(task, labels=labels)
-    texts = _load(job, task, labels)
-    trainer = predictor(model, tokenizer, job.batch_size, job.progress)
+    texts = _load(job, task, labels) if job.measures else []
+    test = load_test(job.data, task) if job.predicts else None
+    trainer = predictor(model, tokenizer, job.batch_size, job.progress, job.use_cpu)
     longest = length_limit(model, model.config, tokenizer)
     usual = int(task.settings.get("max_seq_length", _USUAL_LENGTH))
+    if test is not None:
+        length = min(job.max_seq_length or usual, longest)
+        ((_, data),) = encode_all([test], tokenizer, length, job.data.preprocessing_num_workers)
+        logits = predict(trainer, data)
+        path = write_predictions(Path(str(job.output_dir)), test, logits, labels)
+        print(f"{path}: the predicted labels of {len(test)} texts")
+    if not job.measures:
+        return []
     measured: list[_Measured] = []
     for i, length in enumerate(wanted_lengths(task, usual, job.max_seq_length, longest)):
         here = [one for one in texts if i == 0 or length in task.named(one.name).lengths]
@@ -93,7 +108,10 @@ def _task(job: EvaluationJob) -> Task:
     The latter has no labels of its own: they are the model's.
     """
     if not job.data.task:
-        return own_task(job.data, labels=[])
+        if not job.measures:
+            return Task("own data", "the user's files or data set", [], [])
+        task = own_task(job.data, labels=[])
+        return replace(task, sets=[spec for spec in task.sets if spec.role != "train"])
     task = with_eval_files(load_task(job.data.task), job.data)
     return replace(task, sets=wanted_sets(task, job.sets, job.protocols))
 

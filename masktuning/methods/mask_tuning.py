@@ -21,7 +21,7 @@ from masktuning.methods.base import Method
 from masktuning.methods.mask_policy import POLICIES, RANDOM, choose_maskable, with_label_bearing
 from masktuning.methods.perturbation import MaskBatch, masked_lm_pass, perturbation_from
 from masktuning.methods.step import Step
-from masktuning.ops import MaskedLMOutput, dual_cross_entropy
+from masktuning.ops import MaskedLMOutput
 
 logger = logging.getLogger(__name__)
 
@@ -192,26 +192,20 @@ class MaskTuning(Method):
         with torch.set_grad_enabled(torch.is_grad_enabled() and (trains_mlm or step.joint)):
             output, targets_M = self._masked_lm(batch, step.rng)
         yield alpha * step.mean(output.losses, over="masked")
-        labels, labels_count = batch.labels, step.counts["labels"]
-        ids, texts = output.input_ids, batch.texts()
+        ids, labels, texts, copies = output.input_ids, batch.labels, batch.texts(), 1
         if self.options.gate == "label":
             ids = self._gated(ids, batch, step)
         if self.options.include_original:  # one forward of 2 * B texts, each half with half weight
             ids, labels = torch.cat([ids, batch.input_ids]), torch.cat([labels, labels])
             texts = {k: None if v is None else torch.cat([v, v]) for k, v in texts.items()}
-            labels_count = 2 * labels_count
+            copies = 2
         logits = self.model(ids, **texts).logits
-        denominators = torch.stack([step.counts["masked"], labels_count])
-        # The kernel takes alpha as a number: a tensor is applied to its result.
-        weight, in_kernel = (1 - alpha, 0.0) if isinstance(alpha, Tensor) else (1, alpha)
-        dual = dual_cross_entropy(
-            output.losses.detach(), logits, labels, denominators, in_kernel, step.label_smoothing
-        )
+        # The kernel takes alpha as a number, so a tensor is applied to its result.
+        dual = step.joint_loss(output.losses.detach(), logits, labels, 0.0, copies)
         self._log(step, output, targets_M, loss_mlm=dual.mlm, loss_cls=dual.classification)
         if isinstance(alpha, Tensor):
             step.log(alpha=step.mean((batch.labels != -100) * alpha))
-        # The joint loss without its first term, which has been yielded above.
-        yield weight * (dual.loss - (in_kernel * dual.mlm).detach())
+        yield (1 - alpha) * dual.loss
 
     def perturb(self, batch: Batch, rng: Tensor) -> Tensor:
         """The texts with the masked LM's predictions in the places of the masked tokens."""

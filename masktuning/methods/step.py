@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from masktuning.ops import dual_cross_entropy
+from masktuning.ops import DualLoss, dual_cross_entropy
+from masktuning.ops.checks import IGNORE_INDEX
 from masktuning.ops.dual_cross_entropy import mean_over
+
+WEIGHTS = "class_weights"  # the count that weighted cross-entropies are divided by
 
 
 class Step:
@@ -23,6 +26,8 @@ class Step:
             are averaged). Means over them are means over the whole optimiser step.
         label_smoothing: of the cross-entropy, from 0 to below 1.
         joint: whether one backward pass serves all losses, so that every parameter must take part.
+        class_weights: [C] float64, the weights of the classes in the cross-entropy, or None. The
+            count "class_weights" is then the sum of the weights of the labels.
         logged: what the method logged, by name.
     """
 
@@ -32,11 +37,13 @@ class Step:
         counts: dict[str, Tensor],
         label_smoothing: float = 0.0,
         joint: bool = False,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.rng = rng
         self.counts = counts
         self.label_smoothing = label_smoothing
         self.joint = joint
+        self.class_weights = class_weights
         self.logged: dict[str, Tensor] = {}
 
     def mean(self, values: Tensor, over: str = "labels") -> Tensor:
@@ -56,14 +63,50 @@ class Step:
 
         Equivalent to::
 
-            sum = F.cross_entropy(logits_BC, labels_B, reduction="sum", label_smoothing=...)
-            return sum / step.counts["labels"]
+            sum = F.cross_entropy(
+                logits_BC, labels_B, class_weights, reduction="sum", label_smoothing=...
+            )
+            return sum / step.counts["labels" if class_weights is None else "class_weights"]
         """
         # The joint loss of Mask-tuning without its first term: one kernel for every method.
-        denominators = F.pad(self.counts["labels"][None], (1, 0))
-        no_rows = logits.new_zeros(0, dtype=denominators.dtype)
-        dual = dual_cross_entropy(no_rows, logits, labels, denominators, 0.0, self.label_smoothing)
-        return dual.loss
+        no_rows = logits.new_zeros(0, dtype=torch.float32)
+        return self.joint_loss(no_rows, logits, labels, 0.0).loss
+
+    def joint_loss(
+        self, losses: Tensor, logits: Tensor, labels: Tensor, alpha: float, copies: int = 1
+    ) -> DualLoss:
+        """The share of alpha * L_MLM + (1 - alpha) * L_FT, and of its two terms.
+
+        Args:
+            losses: [M] float, the row losses of the masked LM, which are averaged over the count
+                "masked"; without rows that count is not needed.
+            logits: [B, C] float.
+            labels: [B] int64; examples with label -100 are ignored.
+            alpha: the weight of the first term, from 0 to 1.
+            copies: how often each example of the step is among the B.
+        """
+        count = self.counts["labels" if self.class_weights is None else WEIGHTS]
+        count = copies * count if copies > 1 else count
+        if len(losses):
+            denominators = torch.stack([self.counts["masked"], count])
+        else:
+            denominators = F.pad(count[None], (1, 0))
+        if self.class_weights is None:
+            return dual_cross_entropy(
+                losses, logits, labels, denominators, alpha, self.label_smoothing
+            )
+        # The kernels have no weights. float64 costs nothing for B x C numbers.
+        total = F.cross_entropy(
+            logits.double(),
+            labels,
+            self.class_weights,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        mlm = mean_over(losses.sum(), denominators[0]).to(dtype)
+        classification = mean_over(total, count).to(dtype)
+        return DualLoss(alpha * mlm + (1 - alpha) * classification, mlm, classification)
 
     def log(self, **values: Tensor) -> None:
         """Logs this micro-batch's contributions to means over the optimiser step.
@@ -84,3 +127,10 @@ def stack_counts(counts: list[dict[str, Tensor | int]], device: torch.device) ->
         numbers = sum(value for value in values if not isinstance(value, Tensor))
         totals[i] = torch.stack(tensors).sum() + numbers if tensors else numbers
     return totals
+
+
+def weight_of_labels(labels: Tensor, class_weights: Tensor) -> Tensor:
+    """The sum of the weights of the labels [B], of which -100 has none."""
+    # A label that is no class is left to the cross-entropy, which names it.
+    within = labels.clamp(0, len(class_weights) - 1)
+    return (class_weights[within] * (labels != IGNORE_INDEX)).sum()

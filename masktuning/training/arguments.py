@@ -16,6 +16,7 @@ from masktuning.config.options import DataArguments, ModelArguments, RunArgument
 from masktuning.methods import method_class
 from masktuning.methods.choice import MethodChoice
 from masktuning.methods.mask_tuning import MaskTuningOptions
+from masktuning.training.class_weights import read_class_weights
 from masktuning.training.precision import PRECISIONS, settle_precision
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,14 @@ class MethodArguments(MethodChoice, TrainingArguments):
             "choices": [*PRECISIONS],
         },
     )
+    class_weights: list[float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Weights of the labels in the cross-entropy, in the order of their ids, such "
+            "as 1.0,2.5; balanced gives a label with n_c of the n training examples n / (C * n_c).",
+            "nargs": "+",
+        },
+    )
     pad_to_multiple_of: int | None = field(
         default=None,
         metadata={"help": "Pad batches to a multiple of this length, so that few lengths occur."},
@@ -69,6 +78,7 @@ class MethodArguments(MethodChoice, TrainingArguments):
 
     def __post_init__(self) -> None:
         method_options(self)
+        self.class_weights = read_class_weights(self.class_weights)
         _check_ranges(self)
         settle_precision(self)
         gpu = torch.cuda.is_available() and not self.use_cpu

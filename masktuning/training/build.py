@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from masktuning.config.errors import UsageError, one_line
 from masktuning.data.load import LabelledTexts, load_texts
 from masktuning.data.tokenize import EncodedSet, encode_all, length_limit
+from masktuning.data.unlabelled import TEST_FILE, load_test
 from masktuning.methods import method_class
 from masktuning.methods.base import check_tokenizer
 from masktuning.modeling.loading import (
@@ -88,7 +89,9 @@ def load_inputs(job: TrainingJob, texts: list[LabelledTexts] | None = None) -> I
         transformers_logging.disable_progress_bar()  # loading bars; Trainer's own stays
     if texts is None:
         texts = load_texts(job.task.sets, job.task.labels, job.data.data_dir)
-        wanted = {"train": job.data.max_train_samples}
+        if job.training.do_predict:
+            texts.append(load_test(job.data, job.task))
+        wanted = {"train": job.data.max_train_samples, TEST_FILE: None}
         texts = [one.first(wanted.get(one.role, job.data.max_eval_samples)) for one in texts]
     set_seed(job.training.seed)
     return Inputs(texts, *load_model(job))

@@ -17,7 +17,10 @@ from transformers.trainer_utils import EvalLoopOutput, has_length
 from masktuning.evaluation.metrics import accuracy
 from masktuning.evaluation.predict import longest_first, undo_order
 from masktuning.training.run_folder import step_of
+from masktuning.training.sets_of_run import SetsOfRun
 from masktuning.training.timed_trainer import TimedTrainer
+
+_DEV = ""  # the name, among kept logits, of those of `eval_dataset`
 
 
 class EvaluatingTrainer(TimedTrainer):
@@ -32,11 +35,14 @@ class EvaluatingTrainer(TimedTrainer):
         super().__init__(*args, **kwargs)
         self._order: NDArray[np.int64] | None = None  # of the evaluation that begins
         self._of_dev = False  # whether that is one of `eval_dataset`
-        self._dev_logits: dict[int, NDArray[Any]] = {}  # by the number of optimiser steps
+        self._others: dict[str, NDArray[Any]] = {}  # logits of the other sets of the run
+        self._kept: dict[int, dict[str, NDArray[Any]]] = {}  # by the number of optimiser steps
+        self.sets: SetsOfRun | None = None
+        """The sets of a run, of which `eval_dataset` is one; they get metrics of their own."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, which keeps the logits of its evaluations."""
-        self._dev_logits.clear()
+        self._kept.clear()
         return super().train(*args, **kwargs)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -45,19 +51,29 @@ class EvaluatingTrainer(TimedTrainer):
         dataset = own if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
             dataset = own[dataset]
+        self._others = {}
+        if eval_dataset is None and self.is_in_train and self.sets is not None:
+            with self.time_log.during("evaluation"):
+                self._others = self.sets.logits_in_training(self)
         self._order = longest_first(dataset) if self._may_reorder(dataset) else None
         self._of_dev = eval_dataset is None
         try:
             return super().evaluate(eval_dataset, *args, **kwargs)
         finally:
-            self._order = None
+            self._order, self._of_dev = None, False
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Trainer.evaluation_loop, after which the logits of `eval_dataset` are kept."""
-        order, self._order = self._order, None  # a callback may call `predict` after this
+        order, of_dev = self._order, self._of_dev
+        self._order, self._of_dev = None, False  # a callback may call `predict` after this
         output = super().evaluation_loop(*args, **kwargs)
-        if order is not None and self._of_dev:
-            self._keep(output.predictions, order)
+        if of_dev and isinstance(output.predictions, np.ndarray):
+            logits = output.predictions if order is None else undo_order(output.predictions, order)
+            if order is not None:
+                self._keep(logits)
+            if self.sets is not None and self.is_in_train and output.metrics is not None:
+                logits_of_all = {self.sets.dev: logits, **self._others}
+                output.metrics.update(self.sets.accuracies(logits_of_all))
         return output
 
     def compute_loss(
@@ -77,10 +93,17 @@ class EvaluatingTrainer(TimedTrainer):
 
         They are those that `evaluation.predict.predict` would give.
         """
+        return self._kept_logits().get(_DEV)
+
+    def other_logits(self) -> dict[str, NDArray[Any]]:
+        """The same of the other sets of the run that training measured, by their names."""
+        return {name: logits for name, logits in self._kept_logits().items() if name != _DEV}
+
+    def _kept_logits(self) -> dict[str, NDArray[Any]]:
         step, best = self.state.global_step, self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best is not None:
             step = step_of(best)
-        return self._dev_logits.get(step)
+        return self._kept.get(step, {})
 
     def _may_reorder(self, dataset: Any) -> bool:
         return (
@@ -92,16 +115,16 @@ class EvaluatingTrainer(TimedTrainer):
             and "input_ids" in (getattr(dataset, "column_names", None) or ())
         )
 
-    def _keep(self, logits: Any, order: NDArray[np.int64]) -> None:
+    def _keep(self, logits: NDArray[Any]) -> None:
         """Keeps the logits of this evaluation, and those of the best model so far.
 
         After training, evaluation in 16 bits would cast the model first, and give others.
         """
         cast = self.args.bf16_full_eval or self.args.fp16_full_eval
-        if self.is_in_train and not cast and isinstance(logits, np.ndarray):
+        if self.is_in_train and not cast:
             best = self.state.best_global_step
-            self._dev_logits = {k: v for k, v in self._dev_logits.items() if k == best}
-            self._dev_logits[self.state.global_step] = undo_order(logits, order)
+            self._kept = {k: v for k, v in self._kept.items() if k == best}
+            self._kept[self.state.global_step] = {_DEV: logits, **self._others}
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # Trainer's own would follow the order of training, and predict would return that.

@@ -25,6 +25,7 @@ from masktuning.data.custom_task import own_task, with_eval_files
 from masktuning.methods import names, options_by_method
 from masktuning.methods.choice import MethodChoice
 from masktuning.tasks import Task, load_task
+from masktuning.training.parts import CHOICES, Given, matching_defaults, take_up
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,6 +43,9 @@ DEFAULTS = {
     "save_total_limit": 2,
     "per_device_eval_batch_size": 64,
 }
+
+
+_FILES = ("train_file", "validation_file", "test_file")
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
         listed = ", ".join(f"--{name}" for name in unused)
         logger.warning("warning: the method %s has no such option, so not used: %s", method, listed)
     own_settings = {k: v for k, v in settings.items() if k not in others}
-    defaults = {**DEFAULTS, **own_settings, **file}
+    given = Given({**settings, **file}, early)
+    defaults = {**DEFAULTS, **own_settings, **file, **matching_defaults(given, DEFAULTS, warn)}
     words = {word.split("=")[0] for word in argv}
     chosen = {a.dest for a in parser._actions if words & set(a.option_strings)} | set(defaults)
     if "output_dir" not in chosen:
@@ -134,11 +139,17 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
             raise UsageError(
                 "--resume_from_checkpoint needs --output_dir (or --config): which run?"
             )
-        defaults["output_dir"] = _default_folder(task, method)
+        defaults["output_dir"] = _default_folder(task, method if given.trains else "measured")
     model, data, training, run = parse(parser, argv, defaults)
     _check_training_flags(training, chosen)
-    _check_data_flags(data, task)
-    task = own_task(data) if task is None else with_eval_files(task, data)
+    take_up(given, training, data)
+    _check_data_flags(data, task, given.trains)
+    if task is not None:
+        task = with_eval_files(task, data)
+    elif given.trains:
+        task = own_task(data)
+    else:  # the labels are those of the classifier
+        task = Task("own data", "the user's files or data set", [], [])
     if model.model_name_or_path is None and not task.generated:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
     return TrainingJob(model, data, training, run, task, chosen, embedded)
@@ -154,8 +165,11 @@ def _read_early(argv: Sequence[str]) -> Namespace:
     """The flags that decide which others there are."""
     parser = FlagParser()
     parser.add_argument("--task", "--task_name")
-    for name in ("config", "train_file", "dataset_name", "method", "preset"):
+    for name in ("config", "dataset_name", "method", "preset", *_FILES):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--eval_files", nargs="+")
+    for name in CHOICES:
+        parser.add_argument(f"--{name}", nargs="?", const=True)
     return parser.parse_known_args(argv)[0]
 
 
@@ -166,6 +180,10 @@ def _task_name(early: Namespace, file: Mapping[str, Any]) -> str | None:
     hub = early.dataset_name or file.get("dataset_name")
     if sum(map(bool, (name, own, hub))) > 1:
         raise UsageError("--task, --train_file and --dataset_name exclude each other: give one")
+    if not Given(file, early).trains:
+        own = any(getattr(early, one) or file.get(one) for one in (*_FILES, "eval_files"))
+        own = own or bool(hub)
+        return name if name or own else "demo"
     return None if own or hub else name or "demo"
 
 
@@ -199,17 +217,20 @@ def _check_training_flags(training: MethodArguments, chosen: set[str]) -> None:
         logger.warning("warning: --eval_steps has an effect only with --eval_strategy steps")
 
 
-def _check_data_flags(data: DataArguments, task: Task | None) -> None:
+def _check_data_flags(data: DataArguments, task: Task | None, trains: bool) -> None:
     """Raises UsageError for a data flag that would have no effect, or one that is missing."""
+    if not trains:
+        return
     if data.train_file and not data.validation_file:
         raise UsageError("--validation_file is missing: the in-distribution set to measure on")
     if data.validation_file and not data.train_file:
         raise UsageError("--train_file is missing: --validation_file goes with it")
     if task is None:
         return
-    if data.task is None and data.eval_files:
+    if data.task is None and (data.eval_files or data.test_file):
         raise UsageError("--train_file or --task is missing: what to train on")
-    if (data.text_column_names or data.label_column_name) and not data.eval_files:
+    own = data.eval_files or data.test_file
+    if (data.text_column_names or data.label_column_name) and not own:
         raise UsageError("--text_column_names and --label_column_name go with files of your own")
     data.task = data.task or task.name
 

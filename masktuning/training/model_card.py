@@ -32,9 +32,7 @@ def card_of(job: TrainingJob, state: Any, examples: int, results: list[SetResult
         "version": __version__,
         "train_samples": examples,
         "steps": state.global_step,
-        "selection": f"the best {args.metric_for_best_model} on dev"
-        if args.load_best_model_at_end
-        else "the last step's model",
+        "selection": _selection(args),
         "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "results": markdown_table(results),
         "options": f": {listed}" if listed else "",
@@ -44,3 +42,12 @@ def card_of(job: TrainingJob, state: Any, examples: int, results: list[SetResult
         "paper": f"\nMethod: {method.paper}.\n" if method.paper else "",
     }
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(facts)
+
+
+def _selection(args: Any) -> str:
+    """Which model of the run was kept."""
+    if not args.load_best_model_at_end:
+        return "the last step's model"
+    metric = args.metric_for_best_model
+    of_set = metric.startswith("eval_")  # a name that says which set it was measured on
+    return f"the best {metric}" if of_set else f"the best {metric} on dev"

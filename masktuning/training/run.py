@@ -12,8 +12,10 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from masktuning.config.errors import UsageError
 from masktuning.config.files import write, write_json
 from masktuning.data.tokenize import EncodedSet
+from masktuning.data.unlabelled import TEST_FILE
 from masktuning.evaluation.metrics import SetResult
-from masktuning.evaluation.predict import evaluate_sets
+from masktuning.evaluation.predict import predict
+from masktuning.evaluation.results import write_predictions
 from masktuning.evaluation.scoring import Scored, only_label
 from masktuning.evaluation.tables import details_table, text_table
 from masktuning.methods import method_class
@@ -23,6 +25,8 @@ from masktuning.training.job import TrainingJob
 from masktuning.training.loss_log import means
 from masktuning.training.model_card import card_of
 from masktuning.training.perturbation_log import PerturbationLog
+from masktuning.training.selection import prepare_selection
+from masktuning.training.sets_of_run import SetsOfRun, accuracies
 from masktuning.training.stages import pending_stages
 from masktuning.training.time_log import as_metrics, from_metrics, time_table
 from masktuning.training.trainer import MaskTuningTrainer
@@ -61,9 +65,13 @@ def run(
         trainer.add_callback(progress)
     trainer.add_callback(_WriteConfig(job, fresh=resume is None))
     trainer.add_callback(PerturbationLog(trainer, job.folder, job.task.labels))
+    trainer.sets = SetsOfRun(sets, job.task, job.run.eval_ood == "epoch")
+    prepare_selection(job, trainer, trainer.sets)
     trained = _train(job, trainer, resume, training_examples(sets))
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
-    scores = _evaluate(job, trainer, sets)
+    scores = _evaluate(trainer, trainer.sets) if job.training.do_eval else {}
+    if job.training.do_predict:
+        _predict(job, trainer, sets)
     results = [one.result for one in scores.values()]
     if not trainer.is_world_process_zero():
         return []
@@ -71,7 +79,8 @@ def run(
     trained = {**_seconds(trainer, time.perf_counter() - began), **trained}
     metrics = _write_results(job, trainer, sets, trained, results)
     _print_results(job, trainer, metrics, results if summary else [])
-    _warn_of_constant(scores)
+    if scores:
+        _warn_of_constant(scores)
     if not job.run.keep_optimizer_states:  # only now: until here the run could be resumed
         _remove_optimizers(job, summary)
     return results
@@ -89,7 +98,11 @@ def _train(
 ) -> dict[str, Any]:
     """Trains, unless the run that is resumed was complete; Trainer's metrics."""
     steps = planned_steps(job.training, examples)
-    if resume is None or run_folder.step_of(resume) < steps:
+    complete = resume is not None and (
+        run_folder.step_of(resume) >= steps
+        or run_folder.stopped_early(resume, job.run.early_stopping_patience)
+    )
+    if resume is None or not complete:
         if resume is not None and not run_folder.has_optimizer(resume):
             raise UsageError(
                 f"{resume}: cannot be trained further, since it has no optimizer state: a finished "
@@ -102,19 +115,28 @@ def _train(
     print("the run was complete: nothing is left to train")  # Trainer would take one more step
     trainer._load_from_checkpoint(resume)
     trainer.state = TrainerState.load_from_json(f"{resume}/trainer_state.json")
+    if job.training.load_best_model_at_end and trainer.state.best_model_checkpoint:
+        trainer._load_best_model()
     return run_folder.read_results(job.folder)
 
 
-def _evaluate(
-    job: TrainingJob, trainer: MaskTuningTrainer, sets: list[EncodedSet]
-) -> dict[str, Scored]:
-    """Measures every set but the training set; training may have measured dev already."""
-    measured = [one for one in sets if one.texts.role != "train"]
-    logits = trainer.dev_logits()
-    dev = [one.texts.name for one in measured if one.data is trainer.eval_dataset]
-    known = {} if logits is None else dict.fromkeys(dev, logits)
+def _evaluate(trainer: MaskTuningTrainer, sets: SetsOfRun) -> dict[str, Scored]:
+    """Measures and logs every set but the training set; training may have measured some already."""
+    dev = trainer.dev_logits()
+    known = trainer.other_logits() | ({} if dev is None else {sets.dev: dev})
     with trainer.time_log.during("evaluation"):
-        return evaluate_sets(trainer, measured, job.task, job.task.labels, known)
+        scores = sets.scores(known | sets.logits(trainer, except_for=known))
+    trainer.log(accuracies(scores))  # for trainer_state.json and the trackers
+    return scores
+
+
+def _predict(job: TrainingJob, trainer: MaskTuningTrainer, sets: list[EncodedSet]) -> None:
+    """Writes the predicted labels of --test_file."""
+    test = next(one for one in sets if one.texts.role == TEST_FILE)
+    logits = predict(trainer, test.data)
+    if trainer.is_world_process_zero():
+        path = write_predictions(job.folder, test.texts, logits, job.task.labels)
+        print(f"{path}: the predicted labels of {len(test.texts)} texts")
 
 
 def _warn_of_constant(scores: Mapping[str, Scored]) -> None:

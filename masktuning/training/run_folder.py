@@ -20,7 +20,9 @@ import yaml
 from transformers import TrainingArguments
 
 from masktuning.config.errors import UsageError
+from masktuning.data.unlabelled import TEST_FILE
 from masktuning.evaluation.aggregate import RUN_RESULTS as RESULTS
+from masktuning.evaluation.results import predictions_path
 from masktuning.methods import method_class
 from masktuning.methods.choice import MethodChoice
 from masktuning.modeling.checkpoint import HEAD, PARTS
@@ -201,5 +203,14 @@ def clear(folder: Path, stages: bool = True) -> None:
         shutil.rmtree(path)
     for part in PARTS:
         shutil.rmtree(folder / part, ignore_errors=True)
-    for name in _FILES:
-        (folder / name).unlink(missing_ok=True)
+    for path in [*(folder / name for name in _FILES), predictions_path(folder, TEST_FILE)]:
+        path.unlink(missing_ok=True)
+
+
+def stopped_early(checkpoint: str, patience: int | None) -> bool:
+    """Whether a run had stopped early by the time of a checkpoint, for want of a better model."""
+    state = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))
+    kept = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
+    if patience is None or kept is None:
+        return False
+    return kept["attributes"]["early_stopping_patience_counter"] >= patience

@@ -53,13 +53,16 @@ def stage_job(job: TrainingJob, stage: Stage) -> TrainingJob:
     given = {name: getattr(job.training, name) for name in job.chosen & names}
     given |= {**stage.arguments, "method": stage.method, "resume_from_checkpoint": None}
     given["output_dir"] = str(job.folder / run_folder.STAGES / stage.name)
+    given["do_predict"] = False
     if unknown := given.keys() - names:
         raise UsageError(f"the stage {stage.name!r} has no argument {sorted(unknown)[0]!r}")
+    training = training_class(**given)
+    training.do_train, training.do_eval = True, job.training.do_eval
     return TrainingJob(
         job.model,
         job.data,
-        training_class(**given),
-        RunArguments(),
+        training,
+        RunArguments(eval_ood=job.run.eval_ood),
         job.task,
         job.chosen | stage.arguments.keys() | {"output_dir"},
         job.embedded,

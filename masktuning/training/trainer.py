@@ -26,7 +26,7 @@ from masktuning.data.example_ids import with_example_ids
 from masktuning.evaluation.metrics import accuracy
 from masktuning.methods import method_class
 from masktuning.methods.base import Method, check_tokenizer
-from masktuning.methods.step import Step, stack_counts
+from masktuning.methods.step import Step
 from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import backends
 from masktuning.training.arguments import (
@@ -46,6 +46,7 @@ from masktuning.training.precision import say_precision
 from masktuning.training.run_folder import STAGES
 from masktuning.training.sharding import check_sharding
 from masktuning.training.speedups import speedups
+from masktuning.training.step_counts import StepCounts
 
 
 class MaskTuningTrainer(CheckedTrainer):
@@ -120,7 +121,8 @@ class MaskTuningTrainer(CheckedTrainer):
         self._rng: Tensor | None = None
         self._epoch = -1
         self._norms: GradientNorms | None = None
-        self._count_names: list[str] = []
+        self._counts = StepCounts(args, self.accelerator)
+        self._counts.weigh_classes(self.method, self.train_dataset)
         self._log = LossLog()
 
     @property
@@ -147,6 +149,7 @@ class MaskTuningTrainer(CheckedTrainer):
     def get_train_dataloader(self) -> Any:
         """Trainer's, after taking up the options: a sweep sets them anew for each run."""
         self.method.configure(method_options(self.options))
+        self._counts.weigh_classes(self.method, self.train_dataset)
         warn_of_stream(self.train_dataset, self.options)
         padding = self.data_collator
         self.data_collator = MethodCollator(padding, self.method)
@@ -182,7 +185,7 @@ class MaskTuningTrainer(CheckedTrainer):
         averages gradients: each mean is world_size * sum / count.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, self._counts(batches) if batches else None
+        return batches, self._counts.total(self.method, batches) if batches else None
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -193,11 +196,13 @@ class MaskTuningTrainer(CheckedTrainer):
             train()  # schedule-free optimisers have one
         inputs = self._prepare_inputs(inputs)
         self.time_log.enter("head")
-        counts = self._counts([inputs]) if num_items_in_batch is None else num_items_in_batch
-        named = dict(zip(self._count_names, counts.unbind(), strict=True))
         method, several = self.method, len(self.method_class.terms) > 1
+        counts = num_items_in_batch
+        counts = self._counts.total(method, [inputs]) if counts is None else counts
         joint = several and not self._allows_backward_passes(model)
-        step = Step(self._current_rng(), named, self.args.label_smoothing_factor, joint)
+        smoothing, weights = self.args.label_smoothing_factor, self._counts.class_weights
+        named = self._counts.named(counts)
+        step = Step(self._current_rng(), named, smoothing, joint, weights)
         self._speedups.embedding.begin()
         losses = method.losses(Batch.from_dict(inputs), step)
         logged = logs_step(self.args, self.state)
@@ -238,14 +243,6 @@ class MaskTuningTrainer(CheckedTrainer):
             return None
         with self.options.main_process_first(desc="preparing the training set"):
             return method.prepare(dataset, self.stages_folder)
-
-    def _counts(self, batches: list[dict[str, Any]]) -> Tensor:
-        counts = [self.method.counts(Batch.from_dict(batch)) for batch in batches]
-        self._count_names = list(counts[0])
-        totals = stack_counts(counts, self.args.device)
-        if self.args.world_size > 1:
-            totals = self.accelerator.reduce(totals, "sum") / self.args.world_size
-        return totals
 
     def _current_epoch(self) -> int:
         return int(self.state.epoch or 0)

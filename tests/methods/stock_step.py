@@ -52,8 +52,10 @@ def stock_twins(model, dtype=torch.float64):
     return classifier, mlm
 
 
-def expected_step(model, batch, alpha, include_original=False, dtype=torch.float64, epoch=EPOCH):
-    """(loss, {name: gradient}) of Eq. (1), from the stock twins."""
+def expected_step(
+    model, batch, alpha, include_original=False, dtype=torch.float64, epoch=EPOCH, weights=None
+):
+    """(loss, {name: gradient}) of Eq. (1), from the stock twins; `weights` are those of classes."""
     classifier, mlm = stock_twins(model, dtype)
     input_ids, labels = batch["input_ids"], batch["labels"]
     special = torch.tensor(list(SPECIAL.values()))
@@ -80,7 +82,12 @@ def expected_step(model, batch, alpha, include_original=False, dtype=torch.float
     assert int((perturbed == MASK).sum()) == 0
 
     def classification(ids):
-        return F.cross_entropy(classifier(input_ids=ids, **extras).logits, labels)
+        logits = classifier(input_ids=ids, **extras).logits
+        if weights is None:
+            return F.cross_entropy(logits, labels)
+        w_B = torch.tensor([weights[label] for label in labels.tolist()])
+        rows_B = -logits.softmax(-1)[torch.arange(len(labels)), labels].log()
+        return (w_B * rows_B).sum() / w_B.sum()
 
     class_loss = classification(perturbed)
     if include_original:

@@ -13,21 +13,24 @@ from masktuning.methods.step import Step
 STREAM = 3
 
 
-def span_of(length, rate, example):
+def span_of(length, rate, example, epoch=EPOCH):
     """The definition: where the span begins and how long it is."""
     cut = int(length * rate)
-    draw = masktuning_C.philox4x32_10(0, example, EPOCH, STREAM, SEED, 0)[0]
+    draw = masktuning_C.philox4x32_10(0, example, epoch, STREAM, SEED, 0)[0]
     return (draw * (length - cut)) >> 32, cut
 
 
-def expected_step(model, batch, options):
-    """(loss, {name: gradient}): CE(p, y) + w * CE(q, y) + v * JS(p, q), averaged over the texts."""
+def expected_step(model, batch, options, epoch=EPOCH, weights=(1.0, 1.0)):
+    """(loss, {name: gradient}): CE(p, y) + w * CE(q, y) + v * JS(p, q), averaged over the texts.
+
+    `weights` are those of the classes, in the two cross-entropies only.
+    """
     classifier, _ = stock_twins(model)
-    total = 0.0
+    total, consistency, weight = 0.0, 0.0, 0.0
     for b, label in enumerate(batch["labels"].tolist()):
         length = int(batch["attention_mask"][b].sum())
         ids = batch["input_ids"][b : b + 1, :length]
-        start, cut = span_of(length, options.cutoff_rate, int(batch["example_ids"][b]))
+        start, cut = span_of(length, options.cutoff_rate, int(batch["example_ids"][b]), epoch)
         mask = torch.ones_like(ids)
         p = classifier(input_ids=ids, attention_mask=mask).logits[0].softmax(-1)
         mask[0, start : start + cut] = 0
@@ -43,9 +46,10 @@ def expected_step(model, batch, options):
         m = (p + q) / 2
         kl = (lambda a, b: (b * (b / a).log()).sum()) if options.divergence == "swapped" else None
         kl = kl or (lambda a, b: (a * (a / b).log()).sum())
-        total = total - p[label].log() - options.cutoff_weight * q[label].log()
-        total = total + options.consistency_weight * (kl(p, m) + kl(q, m)) / 2
-    loss = total / len(batch["labels"])
+        total = total - weights[label] * (p[label].log() + options.cutoff_weight * q[label].log())
+        consistency = consistency + options.consistency_weight * (kl(p, m) + kl(q, m)) / 2
+        weight += weights[label]
+    loss = total / weight + consistency / len(batch["labels"])
     loss.backward()
     named = {f"classifier.{n}": p.grad for n, p in classifier.named_parameters()}
     return float(loss.detach()), {n: g for n, g in named.items() if g is not None}

@@ -185,8 +185,10 @@ def test_a_step_works_on_tensors_without_values(monkeypatch, method, family, joi
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     for options in OPTIONS.get(method, [{}]):
         made, batch = without_values(method, family, **options)
-        counts = {name: torch.ones((), device="meta") for name in ("masked", "labels")}
-        step = Step(torch.zeros(2, dtype=torch.int64, device="meta"), counts, 0.1, joint)
+        names = ("masked", "labels", "class_weights")
+        counts = {name: torch.ones((), device="meta") for name in names}
+        weights = torch.ones(2, dtype=torch.float64, device="meta") if joint else None
+        step = Step(torch.zeros(2, dtype=torch.int64, device="meta"), counts, 0.1, joint, weights)
         backward = backward_joint if joint else backward_each
         values = backward(made, made, made.losses(batch, step), lambda loss, _: loss.backward())
         assert {value.device.type for value in [*values.values(), *step.logged.values()]} == {

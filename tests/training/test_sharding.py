@@ -18,6 +18,7 @@ from masktuning.training.sharding import check_sharding
 
 # Moments for a checkpoint to hold; the large epsilon leaves a gradient of rounding noise small.
 ADAM = {"optim": "adamw_torch", "adam_epsilon": 1e-3, "learning_rate": 1e-2, "num_train_epochs": 2}
+ADAM["class_weights"] = [0.5, 2.0, 1.0]  # whose sum over a step's labels is one over all processes
 HALF = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "ddp_backend": "gloo"}
 SAVED = {"family": "bart", "save_strategy": "steps", "save_steps": 3}
 FSDP = [

@@ -1,0 +1,38 @@
+"""Which model of a run is kept, and when a run stops early."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from transformers import EarlyStoppingCallback
+
+from masktuning.config.errors import UsageError
+from masktuning.training.job import TrainingJob
+from masktuning.training.sets_of_run import SetsOfRun
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_selection(job: TrainingJob, trainer: Any, sets: SetsOfRun) -> None:
+    """Checks the metric by which the best model is found, and stops the run early if asked.
+
+    Raises:
+        UsageError: for a metric that training does not measure, or if one is missing.
+    """
+    args, patience = job.training, job.run.early_stopping_patience
+    if job.run.eval_ood == "epoch" and args.eval_strategy == "no":
+        raise UsageError("--eval_ood epoch needs --eval_strategy epoch or steps")
+    if args.eval_strategy != "no":
+        sets.check_metric(args)
+    if patience is not None:
+        if args.metric_for_best_model is None:
+            raise UsageError("--early_stopping_patience needs --metric_for_best_model")
+        trainer.add_callback(EarlyStoppingCallback(patience))
+    roles = {f"eval_{one.texts.name}_accuracy": one.texts.role for one in sets.sets}
+    metric = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
+    if args.load_best_model_at_end and roles.get(metric, "dev") != "dev":
+        logger.warning(
+            "warning: the model is chosen by %s, so its score on that set is too favourable",
+            metric,
+        )

@@ -41,7 +41,7 @@ def read(path):
 
 
 def predictions(path):
-    return [json.loads(line)["label"] for line in path.read_text().splitlines()]
+    return [json.loads(line)["prediction"] for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ SHORTENED = {
 # What a command must print, one of these words.
 PRINTS = {
     "masktuning.train": ("dev", "--alpha"),
-    "masktuning.evaluate": ("dev", "reviews", "forum"),
+    "masktuning.evaluate": ("dev", "reviews", "forum", "predictions_test_file"),
     "masktuning.tasks": ("train",),
     "masktuning.export": ("model.onnx",),
     "masktuning.info": ("torch",),
@@ -129,6 +129,7 @@ def stand_ins(tmp_path_factory):
         write_rows(folder / f"{name}.csv", "text,label", rows)
     feelings = [(text, ("negative", "positive")[label]) for text, label in rows]
     write_rows(folder / "forum.csv", "text,label", feelings)
+    (folder / "unlabelled.csv").write_text("text\n" + "".join(f"{text}\n" for text, _ in rows))
     bias = [{"example_id": i, "probabilities": [0.6, 0.4]} for i in range(len(rows))]
     (folder / "bias.jsonl").write_text("\n".join(map(json.dumps, bias)) + "\n")
     hub = folder / "cornell-movie-review-data" / "rotten_tomatoes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from masktuning.config.errors import UsageError
+from masktuning.config.files import make
 from masktuning.evaluation.run import EvaluationJob, evaluate
 from masktuning.training.job import TrainingJob
 
@@ -27,6 +28,7 @@ def measure(job: TrainingJob) -> None:
         raise UsageError(
             "there is no set to measure: give --validation_file or --eval_files, or --do_eval false"
         )
+    make(job.folder)
     evaluate(
         EvaluationJob(
             model=job.model.model_name_or_path,

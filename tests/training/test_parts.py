@@ -74,15 +74,16 @@ def test_the_best_model_is_what_is_saved_and_measured(files, best, tmp_path):
         other = load_file(out / f"checkpoint-{step}" / "model.safetensors")
         assert all(np.array_equal(kept[name], other[name]) for name in kept) == same
     options = ["--do_train", "false", "--do_predict", "--test_file", f"{files}/far.csv"]
-    train.main(words_of(files, tmp_path, *options, model=str(out)))
-    measured = read(tmp_path / "results.json")
+    folder = tmp_path / "measured"
+    train.main(words_of(files, folder, *options, model=str(out)))
+    measured = read(folder / "results.json")
     for name in ("dev", "far"):
         assert measured[f"eval_{name}_accuracy"] == results[f"eval_{name}_accuracy"]
     # A label column in the file is not read: the predictions are those of the run itself.
-    found = predictions(tmp_path / "predictions_test_file.jsonl")
+    found = predictions(folder / "predictions_test_file.jsonl")
     assert found == predictions(out / "predictions_test_file.jsonl")
-    assert found == predictions(tmp_path / "predictions_far.jsonl") and len(found) == 12
-    assert not (tmp_path / "config.yaml").exists()  # nothing was trained
+    assert found == predictions(folder / "predictions_far.jsonl") and len(found) == 12
+    assert not (folder / "config.yaml").exists()  # nothing was trained
     assert "the best eval_far_accuracy." in (out / "README.md").read_text()
 
 

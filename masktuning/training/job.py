@@ -137,16 +137,20 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
         defaults["output_dir"] = _default_folder(task, method if given.trains else "measured")
     model, data, training, run = parse(parser, argv, defaults)
     take_up(given, training, data)
-    _check_data_flags(data, task, given.trains)
-    if task is not None:
-        task = with_eval_files(task, data)
-    elif given.trains:
-        task = own_task(data)
-    else:  # the labels are those of the classifier
-        task = Task("own data", "the user's files or data set", [], [])
+    task = _complete(task, data, given.trains)
     if model.model_name_or_path is None and not task.generated:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
     return TrainingJob(model, data, training, run, task, chosen, embedded)
+
+
+def _complete(task: Task | None, data: DataArguments, trains: bool) -> Task:
+    """The task with the user's files, or the one that is made of them."""
+    _check_data_flags(data, task, trains)
+    if task is not None:
+        return with_eval_files(task, data)
+    if trains:
+        return own_task(data)
+    return Task("own data", "the user's files or data set", [], [])  # labelled by the classifier
 
 
 def read_method(arguments: list[str]) -> str | None:

@@ -18,7 +18,7 @@ from masktuning.training.job import read_job
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    save_tiny(folder / "model", "bert")
+    save_tiny(folder / "model", "bert", hidden_dropout_prob=0.1)
     for name, count in (("train", 24), ("dev", 20), ("far", 12)):
         rows = [f"{'w1 ' * (i % 5)}w{7 * i % 80},{'ab'[7 * i % 80 % 2]}" for i in range(count)]
         (folder / f"{name}.csv").write_text("text,label\n" + "\n".join(rows) + "\n")

@@ -44,9 +44,6 @@ DEFAULTS = {
 }
 
 
-_FILES = ("train_file", "validation_file", "test_file")
-
-
 @dataclass(frozen=True)
 class Inputs:
     """What a run starts from: the texts of its sets, and a model with its tokenizer."""
@@ -163,9 +160,8 @@ def _read_early(argv: Sequence[str]) -> Namespace:
     """The flags that decide which others there are."""
     parser = FlagParser()
     parser.add_argument("--task", "--task_name")
-    for name in ("config", "dataset_name", "method", *_FILES):
+    for name in ("config", "train_file", "dataset_name", "method"):
         parser.add_argument(f"--{name}")
-    parser.add_argument("--eval_files", nargs="+")
     for name in CHOICES:
         parser.add_argument(f"--{name}", nargs="?", const=True)
     return parser.parse_known_args(argv)[0]
@@ -179,9 +175,7 @@ def _task_name(early: Namespace, file: Mapping[str, Any]) -> str | None:
     if sum(map(bool, (name, own, hub))) > 1:
         raise UsageError("--task, --train_file and --dataset_name exclude each other: give one")
     if not Given(file, early).trains:
-        own = any(getattr(early, one) or file.get(one) for one in (*_FILES, "eval_files"))
-        own = own or bool(hub)
-        return name if name or own else "demo"
+        return name
     return None if own or hub else name or "demo"
 
 

@@ -184,7 +184,7 @@ WRONG = {
     "--load_best_model_at_end --save_strategy no": "needs --save_strategy epoch or steps",
     "--eval_ood epoch --eval_strategy no": "--eval_ood epoch needs --eval_strategy",
     "--load_best_model_at_end --metric_for_best_model eval_far_accuracy": "--eval_ood epoch",
-    "--load_best_model_at_end --metric_for_best_model acuracy": "did you mean .*eval_accuracy",
+    "--load_best_model_at_end --metric_for_best_model acuracy": "eval_accuracy, eval_dev_accuracy",
     "--class_weights 1,2,3": "3 numbers, but there are 2 labels: give one for each of a, b",
 }
 

@@ -22,7 +22,7 @@ from transformers import (
     pipeline,
 )
 
-from masktuning import MaskTuningTrainer, evaluate, info, train
+from masktuning import MaskTuningArguments, MaskTuningTrainer, evaluate, info, train
 from masktuning.config.errors import UsageError
 from masktuning.demo import EMBEDDED
 from masktuning.training.job import read_job
@@ -538,6 +538,7 @@ def test_flags_named_in_the_help_exist():
     named = [w.removeprefix("--") for w in train.EPILOG.split() if w.startswith("--")]
     assert len(named) > 15
     ours = {"task", "train_file", "config", "method", "help"}
+    ours |= {f.name for f in fields(MaskTuningArguments)}
     assert not [name for name in named if name not in fields and name not in ours]
 
 

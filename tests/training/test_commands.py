@@ -532,13 +532,10 @@ def test_help_needs_no_torch():
 
 
 def test_flags_named_in_the_help_exist():
-    from transformers import TrainingArguments
-
-    fields = TrainingArguments.__dataclass_fields__
+    fields = MaskTuningArguments.__dataclass_fields__
     named = [w.removeprefix("--") for w in train.EPILOG.split() if w.startswith("--")]
     assert len(named) > 15
     ours = {"task", "train_file", "config", "method", "help"}
-    ours |= {f.name for f in fields(MaskTuningArguments)}
     assert not [name for name in named if name not in fields and name not in ours]
 
 

@@ -55,8 +55,8 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
   --per_device_train_batch_size --per_device_eval_batch_size --gradient_accumulation_steps
   --max_grad_norm --bf16 --fp16 --use_cpu --report_to --logging_steps --eval_strategy
   --save_strategy --save_steps --save_total_limit --resume_from_checkpoint --label_smoothing_factor
-  --class_weights --do_train --do_eval --do_predict --load_best_model_at_end
-  --metric_for_best_model
+  --do_train --do_eval --do_predict --load_best_model_at_end --metric_for_best_model
+Added to these: --class_weights --precision --pad_to_multiple_of
 Methods: {methods}.
 A method has flags of its own; they are shown by python -m masktuning.train --method NAME --help
 Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags take precedence.

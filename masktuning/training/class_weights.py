@@ -74,13 +74,14 @@ def class_weights(
             "training, which a stream's cannot: give a number for each label"
         )
     counted = [int(label) for label in column(dataset, _label_column(dataset)) if label != -100]
-    counts = torch.bincount(torch.tensor(counted, dtype=torch.int64), minlength=len(labels))
-    if missing := [name for name, count in zip(labels, counts.tolist(), strict=False) if not count]:
+    counts = [counted.count(i) for i in range(len(labels))]
+    if missing := [name for name, count in zip(labels, counts, strict=True) if not count]:
         raise ValueError(
             f"class_weights balanced: the training set has no example of {', '.join(missing)}; "
             "give a number for each label"
         )
-    return len(counted) / (len(labels) * counts[: len(labels)].double())
+    weights = [len(counted) / (len(labels) * count) for count in counts]
+    return torch.tensor(weights, dtype=torch.float64)
 
 
 def _label_column(dataset: Any) -> str:

@@ -45,9 +45,6 @@ DEFAULTS = {
 }
 
 
-_FILES = ("train_file", "validation_file", "test_file")
-
-
 @dataclass(frozen=True)
 class Inputs:
     """What a run starts from: the texts of its sets, and a model with its tokenizer."""
@@ -143,16 +140,20 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     model, data, training, run = parse(parser, argv, defaults)
     _check_training_flags(training, chosen)
     take_up(given, training, data)
-    _check_data_flags(data, task, given.trains)
-    if task is not None:
-        task = with_eval_files(task, data)
-    elif given.trains:
-        task = own_task(data)
-    else:  # the labels are those of the classifier
-        task = Task("own data", "the user's files or data set", [], [])
+    task = _complete(task, data, given.trains)
     if model.model_name_or_path is None and not task.generated:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
     return TrainingJob(model, data, training, run, task, chosen, embedded)
+
+
+def _complete(task: Task | None, data: DataArguments, trains: bool) -> Task:
+    """The task with the user's files, or the one that is made of them."""
+    _check_data_flags(data, task, trains)
+    if task is not None:
+        return with_eval_files(task, data)
+    if trains:
+        return own_task(data)
+    return Task("own data", "the user's files or data set", [], [])  # labelled by the classifier
 
 
 def read_method(arguments: list[str]) -> str | None:
@@ -165,9 +166,8 @@ def _read_early(argv: Sequence[str]) -> Namespace:
     """The flags that decide which others there are."""
     parser = FlagParser()
     parser.add_argument("--task", "--task_name")
-    for name in ("config", "dataset_name", "method", "preset", *_FILES):
+    for name in ("config", "train_file", "dataset_name", "method", "preset"):
         parser.add_argument(f"--{name}")
-    parser.add_argument("--eval_files", nargs="+")
     for name in CHOICES:
         parser.add_argument(f"--{name}", nargs="?", const=True)
     return parser.parse_known_args(argv)[0]
@@ -181,9 +181,7 @@ def _task_name(early: Namespace, file: Mapping[str, Any]) -> str | None:
     if sum(map(bool, (name, own, hub))) > 1:
         raise UsageError("--task, --train_file and --dataset_name exclude each other: give one")
     if not Given(file, early).trains:
-        own = any(getattr(early, one) or file.get(one) for one in (*_FILES, "eval_files"))
-        own = own or bool(hub)
-        return name if name or own else "demo"
+        return name
     return None if own or hub else name or "demo"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from masktuning.config.errors import UsageError, check_names
+from masktuning.config.errors import UsageError
 from masktuning.data.tokenize import EncodedSet
 from masktuning.data.unlabelled import TEST_FILE
 from masktuning.evaluation.predict import predict
@@ -74,7 +74,11 @@ class SetsOfRun:
             )
         if self.by_epoch:
             known |= others
-        check_names([f"eval_{name}"], {f"eval_{one}" for one in known}, "metric_for_best_model")
+        if name not in known:
+            raise UsageError(
+                f"unknown --metric_for_best_model {args.metric_for_best_model}: training measures "
+                f"{', '.join(f'eval_{one}' for one in sorted(known))}"
+            )
 
     def _names(self) -> list[str]:
         names = {one.texts.name for one in self.sets}

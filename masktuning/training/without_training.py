@@ -26,7 +26,8 @@ def measure(job: TrainingJob) -> None:
         raise UsageError("--do_train false runs in one process: start it without a launcher")
     if args.do_eval and not (job.task.sets or _files(job)):
         raise UsageError(
-            "there is no set to measure: give --validation_file or --eval_files, or --do_eval false"
+            "there is no set to measure: give --task, --validation_file or --eval_files, or "
+            "--do_eval false"
         )
     make(job.folder)
     evaluate(

@@ -22,7 +22,7 @@ from transformers import (
     pipeline,
 )
 
-from masktuning import MaskTuningTrainer, evaluate, info, train
+from masktuning import MaskTuningArguments, MaskTuningTrainer, evaluate, info, train
 from masktuning.config.errors import UsageError
 from masktuning.demo import EMBEDDED
 from masktuning.training.job import read_job
@@ -552,9 +552,7 @@ def test_help_needs_no_torch():
 
 
 def test_flags_named_in_the_help_exist():
-    from transformers import TrainingArguments
-
-    fields = TrainingArguments.__dataclass_fields__
+    fields = MaskTuningArguments.__dataclass_fields__
     named = [w.removeprefix("--") for w in train.EPILOG.split() if w.startswith("--")]
     assert len(named) > 15
     ours = {"task", "train_file", "config", "method", "help"}

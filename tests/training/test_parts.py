@@ -18,7 +18,7 @@ from masktuning.training.job import read_job
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    save_tiny(folder / "model", "bert")
+    save_tiny(folder / "model", "bert", hidden_dropout_prob=0.1)
     for name, count in (("train", 24), ("dev", 20), ("far", 12)):
         rows = [f"{'w1 ' * (i % 5)}w{7 * i % 80},{'ab'[7 * i % 80 % 2]}" for i in range(count)]
         (folder / f"{name}.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
@@ -184,7 +184,7 @@ WRONG = {
     "--load_best_model_at_end --save_strategy no": "needs --save_strategy epoch or steps",
     "--eval_ood epoch --eval_strategy no": "--eval_ood epoch needs --eval_strategy",
     "--load_best_model_at_end --metric_for_best_model eval_far_accuracy": "--eval_ood epoch",
-    "--load_best_model_at_end --metric_for_best_model acuracy": "did you mean .*eval_accuracy",
+    "--load_best_model_at_end --metric_for_best_model acuracy": "eval_accuracy, eval_dev_accuracy",
     "--class_weights 1,2,3": "3 numbers, but there are 2 labels: give one for each of a, b",
 }
 

@@ -16,7 +16,7 @@ The baseline, through the same trainer:
 
 Your own files (CSV, TSV, JSONL or Parquet), with an out-of-domain set of your own:
 
-    python -m masktuning.train --model_name_or_path roberta-base --alpha 0.1 --output_dir out \\
+    python -m masktuning.train --model_name_or_path roberta-base --output_dir out \\
         --train_file train.csv --validation_file dev.csv --eval_files reviews=reviews.csv
 
 A classifier that is there already, measured without training, and its predictions for new texts:

@@ -390,7 +390,7 @@ def test_cached_rows_are_not_tokenised_again(monkeypatch):
 def test_collator_counts(rate):
     """k_i, offsets and maskable by their definitions; [UNK] in the text is not maskable."""
     tokenizer = tiny_tokenizer()
-    collate = MaskTuningCollator(tokenizer, mask_rate=rate)
+    collate = MaskTuningCollator(tokenizer, mask_rate=rate, min_per_example=1)
     rows = [
         {"input_ids": [0, 10, 11, 12, 3, 13, 2], "label": 1, "example_id": 7, "text": "dropped"},
         {"input_ids": [0, 10, 2], "label": 0, "example_id": 2**32 - 1, "text": "dropped"},

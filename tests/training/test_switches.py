@@ -69,6 +69,7 @@ def train(folder, **switches):
                 report_to="none",
                 disable_tqdm=True,
                 use_cpu=True,
+                min_per_example=1,
                 torch_compile_backend="eager" if switches["torch_compile"] else None,
                 **switches,
             ),

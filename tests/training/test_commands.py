@@ -193,7 +193,7 @@ def test_a_failing_run_leaves_the_earlier_one(finished, files, tmp_path):
 
 def test_resuming_a_complete_run_keeps_its_results(files, tmp_path, capsys):
     out = tmp_path / "out"
-    train.main(command(files, output_dir=out))
+    train.main(command(files, output_dir=out, min_per_example=1))
     before = json.loads((out / "all_results.json").read_text())
     assert before["train_loss"] > 0 and before["train_grad_norm_mlm"] > 0
     train.main(["--config", str(out / "config.yaml"), "--resume_from_checkpoint"])
@@ -212,9 +212,10 @@ def test_a_config_runs_from_anywhere(files, tmp_path, monkeypatch):
 
 
 def test_a_small_say_of_the_classifier_is_told(files, tmp_path, capsys):
-    train.main(command(files, output_dir=tmp_path / "a", max_steps=2, alpha=0.99))
+    short = {"max_steps": 2, "min_per_example": 1}
+    train.main(command(files, output_dir=tmp_path / "a", alpha=0.99, **short))
     assert "A smaller --alpha may serve better" in capsys.readouterr().out
-    train.main(command(files, output_dir=tmp_path / "b", max_steps=2, alpha=0.0))
+    train.main(command(files, output_dir=tmp_path / "b", alpha=0.0, **short))
     assert "A smaller --alpha" not in capsys.readouterr().out
 
 

@@ -49,6 +49,7 @@ def trainer_of(folder, healthy, **settings):
         str(folder),
         **{
             "alpha": 0.01 if healthy else 0.99,
+            "min_per_example": 1,
             "learning_rate": 5e-3 if healthy else 0.0,
             "max_steps": 40,
             "per_device_train_batch_size": 4,

@@ -77,14 +77,16 @@ def _texts_with_token(
     rows: Sequence[NDArray[Any]], labels: NDArray[Any], vocab_size: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The number of texts with each label that contain each token [C, V], and of all texts [C]."""
-    kept = [i for i, label in enumerate(labels) if label >= 0]
-    if not kept:
+    if not (labels >= 0).any():
         raise UsageError("--mask_policy spare and aim need the labels of the training set")
     labels_C = int(labels.max()) + 1
-    counts = np.zeros(labels_C * vocab_size)
-    for i in kept:
-        counts[labels[i] * vocab_size + np.unique(rows[i])] += 1
-    texts_C = np.bincount(labels[kept], minlength=labels_C).astype(np.float64)
+    row_of_token = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    once = np.unique(row_of_token * vocab_size + np.concatenate(rows))  # each token of a text
+    label_of_token = labels[once // vocab_size]
+    known = label_of_token >= 0
+    cells = label_of_token[known] * vocab_size + once[known] % vocab_size
+    counts = np.bincount(cells, minlength=labels_C * vocab_size).astype(np.float64)
+    texts_C = np.bincount(labels[labels >= 0], minlength=labels_C).astype(np.float64)
     return counts.reshape(labels_C, vocab_size), texts_C
 
 

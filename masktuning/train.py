@@ -4,8 +4,8 @@ The embedded demo, on a laptop, offline:
 
     python -m masktuning.train
 
-SST-2 from the hub, with the paper's settings; with the files of the task in DATA, the edited IMDB
-reviews are measured too:
+SST-2 from the hub (with --preset paper as in the paper); with the files of the task in DATA, the
+edited IMDB reviews are measured too:
 
     python -m masktuning.train --task sst2 --model_name_or_path roberta-base
     python -m masktuning.train --task sst2 --model_name_or_path roberta-base --data_dir DATA
@@ -59,7 +59,7 @@ Every flag of transformers.TrainingArguments works too; the ones used most:
 Added to these: --class_weights --precision --pad_to_multiple_of
 Methods: {methods}.
 A method has flags of its own; they are shown by python -m masktuning.train --method NAME --help
-Tasks: {tasks}; or a YAML file. A task brings its own alpha, batch size, ...; flags take precedence.
+Tasks: {tasks}; or a YAML file. A task brings its own batch size, epochs, ...; flags win.
 Without --task and --train_file the demo runs: plain fine-tuning and then Mask-tuning.
 """
 

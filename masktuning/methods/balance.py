@@ -11,6 +11,7 @@ START = 0.1
 """Alpha in the first step, before anything has been measured."""
 SHARE = 0.1
 """The masked-LM term's gradient is to have this share of the norm of the classifier's."""
+_MOST = 0.5  # alpha, so that a masked LM that has little left to learn leaves the classifier a say
 _MEMORY = 0.9  # of the running means of the norms, so that they follow about the last ten steps
 
 
@@ -20,14 +21,14 @@ class GradientBalance(nn.Module):
     With g_MLM and g_CLS the gradients of the two losses, unweighted, on the last encoder layer, and
     running means of their norms,
 
-        alpha = SHARE * |g_CLS| / (|g_MLM| + SHARE * |g_CLS|),
+        alpha = min(1/2, SHARE * |g_CLS| / (|g_MLM| + SHARE * |g_CLS|)),
 
-    so that alpha * |g_MLM| = SHARE * (1 - alpha) * |g_CLS|. The norms of a step set the alpha of
-    the next one: they are parts of the gradients that the step computes anyway, and need no second
-    backward pass. They are those of a whole optimiser step, over all of its micro-batches and
-    processes, and are saved with the checkpoint, so alpha does not depend on how a batch is split
-    or on a resume. Measuring on the last shared layer alone follows GradNorm (Chen et al., 2018,
-    arXiv 1711.02257, section 3).
+    so that alpha * |g_MLM| = SHARE * (1 - alpha) * |g_CLS|, or less. The norms of a step set the
+    alpha of the next one: they are parts of the gradients that the step computes anyway, and need
+    no second backward pass. They are those of a whole optimiser step, over all of its micro-batches
+    and processes, and are saved with the checkpoint, so alpha does not depend on how a batch is
+    split or on a resume. Measuring on the last shared layer alone follows GradNorm (Chen et al.,
+    2018, arXiv 1711.02257, section 3).
     """
 
     norms: Tensor
@@ -40,7 +41,7 @@ class GradientBalance(nn.Module):
     def alpha(self) -> Tensor:
         """The current alpha, a tensor of no dimensions on the device, so that nothing waits."""
         mlm, cls = self.norms.unbind()
-        wanted = SHARE * cls / (mlm + SHARE * cls)
+        wanted = (SHARE * cls / (mlm + SHARE * cls)).clamp(max=_MOST)
         return torch.where((mlm > 0) & (cls > 0), wanted, START)
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from masktuning.methods.base import Method
 from masktuning.methods.mask_policy import POLICIES, RANDOM, choose_maskable, with_label_bearing
 from masktuning.methods.perturbation import MaskBatch, masked_lm_pass, perturbation_from
 from masktuning.methods.step import Step
+from masktuning.modeling.checkpoint import METHOD, part_file
 from masktuning.ops import MaskedLMOutput
 
 logger = logging.getLogger(__name__)
@@ -91,9 +92,9 @@ class MaskTuningOptions:
 
     def check(self) -> None:
         """Raises ValueError for an option that is out of range, naming it."""
-        if self.alpha != AUTO and not (
-            isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1
-        ):
+        if self.alpha != AUTO:
+            self.alpha = _number(self.alpha)
+        if isinstance(self.alpha, float) and not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}: give a number from 0 to 1, or auto")
         if self.mask_policy not in POLICIES:
             raise ValueError(f"mask_policy is {self.mask_policy}: give {' or '.join(POLICIES)}")
@@ -112,6 +113,16 @@ class MaskTuningOptions:
             raise ValueError(f"top_k is {self.top_k}: give a number from 1 to 64")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}: give a number above 0")
+
+
+def _number(alpha: float | str) -> float:
+    """Alpha as a number; a hyper-parameter search makes a string of it where `auto` was before."""
+    try:
+        if not isinstance(alpha, bool):
+            return float(alpha)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"alpha is {alpha}: give a number from 0 to 1, or auto")
 
 
 class MaskTuning(Method):
@@ -174,6 +185,15 @@ class MaskTuning(Method):
     def counts(self, batch: Batch) -> dict[str, Tensor | int]:
         """Masked tokens and labels."""
         return {"masked": batch.num_masked, **super().counts(batch)}
+
+    def load_weights(self, folder: str | Path) -> None:
+        """See `Method.load_weights`; a checkpoint of a fixed alpha has no norms to go on with."""
+        if self.balance is None or part_file(folder, METHOD).is_file():
+            super().load_weights(folder)
+            return
+        logger.warning("%s was trained with a fixed alpha: alpha starts at %s now", folder, START)
+        self.balance.norms.zero_()
+        self.model.load_weights(folder)
 
     def watched_parameters(self) -> list[nn.Parameter]:
         """With `alpha="auto"` the parameters of the encoder's last layer."""

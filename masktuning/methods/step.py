@@ -131,6 +131,7 @@ def stack_counts(counts: list[dict[str, Tensor | int]], device: torch.device) ->
 
 def weight_of_labels(labels: Tensor, class_weights: Tensor) -> Tensor:
     """The sum of the weights of the labels [B], of which -100 has none."""
+    labels = labels.to(class_weights.device)
     # A label that is no class is left to the cross-entropy, which names it.
     within = labels.clamp(0, len(class_weights) - 1)
     return (class_weights[within] * (labels != IGNORE_INDEX)).sum()

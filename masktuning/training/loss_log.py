@@ -20,6 +20,10 @@ class LossLog:
         self.all_names: set[str] = set()
         """Every name that has been in the log."""
 
+    def begin(self) -> None:
+        """Forgets what an earlier training left, but not the names."""
+        self.sums, self.steps, self.norms = None, 0, {}
+
     def add(self, values: Mapping[str, Tensor], ends_step: bool) -> None:
         """Adds a micro-batch's values; `ends_step` if it is the last of its optimiser step.
 

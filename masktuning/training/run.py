@@ -53,6 +53,7 @@ def run(
     """
     job.check_processes()
     resume = check_folder(job)
+    measured = resume is not None and bool(run_folder.read_results(job.folder))
     for stage in pending_stages(job, fresh=resume is None):
         if job.training.process_index == 0:
             print(f"stage of {job.training.method}: {stage.training.method}, into {stage.folder}")
@@ -79,9 +80,9 @@ def run(
     trained = {**_seconds(trainer, time.perf_counter() - began), **trained}
     metrics = _write_results(job, trainer, sets, trained, results)
     _print_results(job, trainer, metrics, results if summary else [])
-    if scores:
-        _warn_of_constant(scores)
-    if not job.run.keep_optimizer_states:  # only now: until here the run could be resumed
+    _warn_of_constant(scores)
+    # Only now, since until here the run could be resumed; an earlier call decided about its own.
+    if not (job.run.keep_optimizer_states or measured):
         _remove_optimizers(job, summary)
     return results
 
@@ -141,8 +142,8 @@ def _predict(job: TrainingJob, trainer: MaskTuningTrainer, sets: list[EncodedSet
 
 def _warn_of_constant(scores: Mapping[str, Scored]) -> None:
     """Warns of a classifier that gives every text of the in-distribution set one label."""
-    dev = next(one for one in scores.values() if one.result.role == "dev")
-    if (label := only_label(dev)) is not None:
+    dev = next((one for one in scores.values() if one.result.role == "dev"), None)
+    if dev is not None and (label := only_label(dev)) is not None:
         logger.warning(
             "warning: the classifier gives all %d texts of %s the label %r. It has learned nothing "
             "that tells them apart: compare it with --method finetuning, train longer, or try "

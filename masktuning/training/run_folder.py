@@ -112,7 +112,8 @@ def remove_optimizers(folder: Path) -> int:
     They are twice as large as the model, and a finished run needs them no more.
     """
     removed = 0
-    for path in (checkpoint / name for checkpoint in _checkpoints(folder) for name in _OPTIMIZER):
+    own = [checkpoint for checkpoint in _checkpoints(folder) if not checkpoint.is_symlink()]
+    for path in (checkpoint / name for checkpoint in own for name in _OPTIMIZER):
         if path.is_dir():
             removed += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             shutil.rmtree(path)

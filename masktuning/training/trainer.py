@@ -149,6 +149,8 @@ class MaskTuningTrainer(CheckedTrainer):
     def get_train_dataloader(self) -> Any:
         """Trainer's, after taking up the options: a sweep sets them anew for each run."""
         self.method.configure(method_options(self.options))
+        self._log.begin()
+        self._norms = None  # of a step that was not finished
         self._counts.weigh_classes(self.method, self.train_dataset)
         warn_of_stream(self.train_dataset, self.options)
         padding = self.data_collator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from masktuning.config.errors import UsageError
 from masktuning.config.files import make
+from masktuning.evaluation.quiet import less_output
 from masktuning.evaluation.run import EvaluationJob, evaluate
 from masktuning.training.job import TrainingJob
 
@@ -22,6 +23,11 @@ def measure(job: TrainingJob) -> None:
         raise UsageError("--do_train false needs --model_name_or_path: a trained classifier")
     if job.run.dry_run or args.resume_from_checkpoint is not None:
         raise UsageError("--dry_run and --resume_from_checkpoint go with a training")
+    if job.data.task and job.data.validation_file:
+        raise UsageError(
+            "--task and --validation_file exclude each other: give one, or name the "
+            "file in --eval_files"
+        )
     if args.world_size > 1:
         raise UsageError("--do_train false runs in one process: start it without a launcher")
     if args.do_eval and not (job.task.sets or _files(job)):
@@ -30,21 +36,26 @@ def measure(job: TrainingJob) -> None:
             "--do_eval false"
         )
     make(job.folder)
-    evaluate(
-        EvaluationJob(
-            model=job.model.model_name_or_path,
-            data=job.data,
-            sets=[],
-            protocols=[],
-            max_seq_length=job.model.max_seq_length,
-            label_names=[],
-            batch_size=args.per_device_eval_batch_size,
-            output_dir=str(job.folder),
-            measures=args.do_eval,
-            predicts=args.do_predict,
-            use_cpu=args.use_cpu,
+    progress = not args.disable_tqdm
+    with less_output(progress, warnings=True):
+        evaluate(
+            EvaluationJob(
+                model=job.model.model_name_or_path,
+                data=job.data,
+                sets=[],
+                protocols=[],
+                max_seq_length=job.model.max_seq_length,
+                label_names=[],
+                batch_size=args.per_device_eval_batch_size,
+                output_dir=str(job.folder),
+                tokenizer_name=job.model.tokenizer_name,
+                revision=job.model.model_revision,
+                progress=progress,
+                measures=args.do_eval,
+                predicts=args.do_predict,
+                use_cpu=args.use_cpu,
+            )
         )
-    )
 
 
 def _files(job: TrainingJob) -> bool:

@@ -12,6 +12,7 @@ from stock_step import assert_same, expected_step, make_batch, run_step
 from masktuning import MaskTuningArguments, MaskTuningTrainer
 from masktuning.methods.balance import SHARE, START, GradientBalance, last_layer_parameters
 from masktuning.methods.mask_tuning import MaskTuning, MaskTuningOptions
+from masktuning.training.arguments import method_options
 
 
 def trainer_of(folder, model, rows, **settings):
@@ -122,7 +123,30 @@ def test_a_number_keeps_nothing():
     assert all(name.startswith("model.") for name in method.state_dict())
 
 
-@pytest.mark.parametrize("alpha", ["0.3", "automatic", 1.5, None])
+def test_a_search_may_give_the_number_as_a_string():
+    """Trainer's hyper-parameter search makes each value one of the old value's type."""
+    args = MaskTuningArguments("out", report_to="none")
+    args.alpha = "0.3"
+    assert method_options(args).alpha == 0.3
+
+
+def test_a_checkpoint_of_a_fixed_alpha_can_be_resumed(tmp_path, caplog):
+    tokenizer = tiny_tokenizer()
+    MaskTuning(tiny_model("bert"), tokenizer, MaskTuningOptions(0.3)).save_pretrained(tmp_path)
+    method = MaskTuning(tiny_model("bert"), tokenizer, MaskTuningOptions())
+    method.after_step({"mlm": torch.tensor(1.0), "cls": torch.tensor(1.0)})
+    method.load_weights(tmp_path)
+    assert "alpha starts at 0.1 now" in caplog.text
+    assert float(method.balance.alpha()) == pytest.approx(START)
+
+
+def test_a_small_masked_lm_gradient_does_not_silence_the_classifier():
+    balance = GradientBalance()
+    balance.update(torch.tensor(START * 1e-6), torch.tensor((1 - START) * 1.0))
+    assert float(balance.alpha()) == 0.5
+
+
+@pytest.mark.parametrize("alpha", ["automatic", 1.5, None, True])
 def test_other_alphas_are_refused(alpha):
     with pytest.raises(ValueError, match=f"alpha is {alpha}: give a number from 0 to 1, or auto"):
         MaskTuningArguments("out", alpha=alpha, report_to="none")

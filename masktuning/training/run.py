@@ -53,7 +53,6 @@ def run(
     """
     job.check_processes()
     resume = check_folder(job)
-    measured = resume is not None and bool(run_folder.read_results(job.folder))
     for stage in pending_stages(job, fresh=resume is None):
         if job.training.process_index == 0:
             print(f"stage of {job.training.method}: {stage.training.method}, into {stage.folder}")
@@ -69,6 +68,7 @@ def run(
     trainer.sets = SetsOfRun(sets, job.task, job.run.eval_ood == "epoch")
     prepare_selection(job, trainer, trainer.sets)
     trained = _train(job, trainer, resume, training_examples(sets))
+    again = resume is not None and _was_measured(job, trainer, resume)
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
     scores = _evaluate(trainer, trainer.sets) if job.training.do_eval else {}
     if job.training.do_predict:
@@ -82,7 +82,7 @@ def run(
     _print_results(job, trainer, metrics, results if summary else [])
     _warn_of_constant(scores)
     # Only now, since until here the run could be resumed; an earlier call decided about its own.
-    if not (job.run.keep_optimizer_states or measured):
+    if not (job.run.keep_optimizer_states or again):
         _remove_optimizers(job, summary)
     return results
 
@@ -119,6 +119,12 @@ def _train(
     if job.training.load_best_model_at_end and trainer.state.best_model_checkpoint:
         trainer._load_best_model()
     return run_folder.read_results(job.folder)
+
+
+def _was_measured(job: TrainingJob, trainer: MaskTuningTrainer, resume: str) -> bool:
+    """Whether an earlier call finished the run, and this one trained no step."""
+    trained = trainer.state.global_step > run_folder.step_of(resume)
+    return not trained and bool(run_folder.read_results(job.folder))
 
 
 def _evaluate(trainer: MaskTuningTrainer, sets: SetsOfRun) -> dict[str, Scored]:

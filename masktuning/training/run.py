@@ -53,6 +53,7 @@ def run(
     """
     job.check_processes()
     resume = check_folder(job)
+    start = -1 if resume is None else run_folder.step_of(resume)
     for stage in pending_stages(job, fresh=resume is None):
         if job.training.process_index == 0:
             print(f"stage of {job.training.method}: {stage.training.method}, into {stage.folder}")
@@ -68,7 +69,7 @@ def run(
     trainer.sets = SetsOfRun(sets, job.task, job.run.eval_ood == "epoch")
     prepare_selection(job, trainer, trainer.sets)
     trained = _train(job, trainer, resume, training_examples(sets))
-    again = resume is not None and _was_measured(job, trainer, resume)
+    again = trainer.state.global_step == start and bool(run_folder.read_results(job.folder))
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
     scores = _evaluate(trainer, trainer.sets) if job.training.do_eval else {}
     if job.training.do_predict:
@@ -119,12 +120,6 @@ def _train(
     if job.training.load_best_model_at_end and trainer.state.best_model_checkpoint:
         trainer._load_best_model()
     return run_folder.read_results(job.folder)
-
-
-def _was_measured(job: TrainingJob, trainer: MaskTuningTrainer, resume: str) -> bool:
-    """Whether an earlier call finished the run, and this one trained no step."""
-    trained = trainer.state.global_step > run_folder.step_of(resume)
-    return not trained and bool(run_folder.read_results(job.folder))
 
 
 def _evaluate(trainer: MaskTuningTrainer, sets: SetsOfRun) -> dict[str, Scored]:

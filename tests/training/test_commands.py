@@ -549,7 +549,7 @@ def test_help_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--alpha" in done.stdout and "python -m masktuning.train --task sst2" in done.stdout
+    assert "--method" in done.stdout and "python -m masktuning.train --task sst2" in done.stdout
 
 
 def test_flags_named_in_the_help_exist():

@@ -46,6 +46,8 @@ class Stage:
     """The method of the earlier training."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Its training arguments where they differ from those of the run, such as num_train_epochs."""
+    starts_from: str | None = None
+    """The earlier stage whose checkpoint it starts from; None for the model of the run."""
 
 
 class Method(nn.Module):
@@ -67,6 +69,8 @@ class Method(nn.Module):
     """The names of the losses that `losses` yields, in their order."""
     paper: ClassVar[str] = ""
     """What the model card cites."""
+    when: ClassVar[str] = ""
+    """One sentence that tells a user when to choose the method, for docs/methods.md."""
 
     def __init__(
         self, model: MaskTuningModel, tokenizer: PreTrainedTokenizerBase, options: Any
@@ -94,6 +98,11 @@ class Method(nn.Module):
     def stages(cls, options: Any) -> list[Stage]:
         """The earlier trainings it needs; results are kept, and a stopped training is resumed."""
         return []
+
+    @classmethod
+    def starts_from(cls, options: Any) -> str | None:
+        """The stage whose checkpoint the run starts from, or None for the model that was named."""
+        return None
 
     def prepare(self, train: Any, cache: Path) -> Any:
         """The training set with what the method adds: columns or rows.

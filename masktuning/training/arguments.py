@@ -15,7 +15,7 @@ from masktuning.config.errors import UsageError
 from masktuning.config.options import DataArguments, ModelArguments, RunArguments
 from masktuning.methods import method_class
 from masktuning.methods.choice import MethodChoice
-from masktuning.methods.mask_tuning import MaskTuningOptions
+from masktuning.methods.mask_tuning_options import MaskTuningOptions
 from masktuning.training.class_weights import read_class_weights
 from masktuning.training.precision import PRECISIONS, settle_precision
 

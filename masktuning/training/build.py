@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
@@ -118,8 +119,8 @@ def load_model(job: TrainingJob) -> tuple[MaskTuningModel, PreTrainedTokenizerBa
         UsageError: if they cannot be loaded, or the method cannot work with them.
     """
     labels, requires = job.task.labels, method_class(job.training.method).requires
-    source = job.model.model_name_or_path or str(job.embedded)
-    revision = job.model.model_revision
+    source = str(job.start or job.model.model_name_or_path or job.embedded)
+    revision = None if job.start else job.model.model_revision
     check_folder(source, revision)
     tokenizer = load_tokenizer(source, job.model.tokenizer_name, revision)
     try:
@@ -148,9 +149,10 @@ def load_model(job: TrainingJob) -> tuple[MaskTuningModel, PreTrainedTokenizerBa
     return model, tokenizer
 
 
-def training_examples(sets: list[EncodedSet]) -> int:
-    """How many examples there are to train on."""
-    return next(len(one.texts) for one in sets if one.texts.role == "train")
+def training_examples(trainer: MaskTuningTrainer) -> int:
+    """How many rows there are to train on, those that the method added included."""
+    rows: Any = trainer.train_dataset
+    return len(rows)
 
 
 def planned_steps(args: MethodArguments, examples: int) -> int:

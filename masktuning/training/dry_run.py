@@ -45,7 +45,7 @@ def dry_run(job: TrainingJob, folder: str) -> None:
     clock = _StepClock(trainer.time_log)
     trainer.add_callback(clock)
     trainer.train()
-    examples = training_examples(sets)
+    examples = training_examples(trainer)
     args.max_steps = steps_wanted
     steps = planned_steps(args, examples)
     step = _mean_step(trainer, [b - a for a, b in pairwise(clock.times)])

@@ -67,6 +67,8 @@ class TrainingJob:
     """The names of the options that the task, the file or a flag gave."""
     embedded: Path
     """The checkpoint that a generated task starts from where no other is named."""
+    start: Path | None = None
+    """The checkpoint of an earlier stage that training starts from, in place of the model."""
     loaded: list[Inputs] = field(default_factory=list, compare=False, repr=False)
     """The inputs, if they were loaded for a check before the run; the run takes them from here."""
 

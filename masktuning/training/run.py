@@ -27,7 +27,7 @@ from masktuning.training.model_card import card_of
 from masktuning.training.perturbation_log import PerturbationLog
 from masktuning.training.selection import prepare_selection
 from masktuning.training.sets_of_run import SetsOfRun, accuracies
-from masktuning.training.stages import pending_stages
+from masktuning.training.stages import pending_stages, started
 from masktuning.training.time_log import as_metrics, from_metrics, time_table
 from masktuning.training.trainer import MaskTuningTrainer
 
@@ -59,7 +59,7 @@ def run(
             print(f"stage of {job.training.method}: {stage.training.method}, into {stage.folder}")
         run(stage, summary=False)
     began = time.perf_counter()
-    trainer, sets = build_trainer(job)
+    trainer, sets = build_trainer(started(job))
     if progress is not None:
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)  # Trainer's choice with --disable_tqdm
@@ -68,7 +68,7 @@ def run(
     trainer.add_callback(PerturbationLog(trainer, job.folder, job.task.labels))
     trainer.sets = SetsOfRun(sets, job.task, job.run.eval_ood == "epoch")
     prepare_selection(job, trainer, trainer.sets)
-    trained = _train(job, trainer, resume, training_examples(sets))
+    trained = _train(job, trainer, resume)
     again = trainer.state.global_step == start and bool(run_folder.read_results(job.folder))
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
     scores = _evaluate(trainer, trainer.sets) if job.training.do_eval else {}
@@ -79,7 +79,7 @@ def run(
         return []
     # Where nothing was left to train, the run's time is that of the call that trained it.
     trained = {**_seconds(trainer, time.perf_counter() - began), **trained}
-    metrics = _write_results(job, trainer, sets, trained, results)
+    metrics = _write_results(job, trainer, trained, results)
     _print_results(job, trainer, metrics, results if summary else [])
     _warn_of_constant(scores)
     # Only now, since until here the run could be resumed; an earlier call decided about its own.
@@ -95,11 +95,9 @@ def check_folder(job: TrainingJob) -> str | None:
     return run_folder.check(job.folder, resume, job.run.overwrite, head)
 
 
-def _train(
-    job: TrainingJob, trainer: MaskTuningTrainer, resume: str | None, examples: int
-) -> dict[str, Any]:
+def _train(job: TrainingJob, trainer: MaskTuningTrainer, resume: str | None) -> dict[str, Any]:
     """Trains, unless the run that is resumed was complete; Trainer's metrics."""
-    steps = planned_steps(job.training, examples)
+    steps = planned_steps(job.training, training_examples(trainer))
     complete = resume is not None and (
         run_folder.step_of(resume) >= steps
         or run_folder.stopped_early(resume, job.run.early_stopping_patience)
@@ -165,12 +163,11 @@ def _seconds(trainer: MaskTuningTrainer, whole: float) -> dict[str, float]:
 def _write_results(
     job: TrainingJob,
     trainer: MaskTuningTrainer,
-    sets: list[EncodedSet],
     trained: Mapping[str, Any],
     results: list[SetResult],
 ) -> dict[str, Any]:
     """Writes all_results.json, trainer_state.json and the model card; returns the metrics."""
-    examples = training_examples(sets)
+    examples = training_examples(trainer)
     logged = means(trainer.state.log_history, trainer.logged_names)
     metrics: dict[str, Any] = {**trained, **logged, "train_samples": examples}
     for result in results:

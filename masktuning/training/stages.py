@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
 
 from accelerate import PartialState
 
@@ -49,15 +50,16 @@ def stage_job(job: TrainingJob, stage: Stage) -> TrainingJob:
         UsageError: if the stage has an argument that its method's training does not have.
     """
     training_class = arguments_for(stage.method)
-    names = {f.name for f in dataclasses.fields(training_class) if f.init}
+    names = {f.name for f in fields(training_class) if f.init}
     given = {name: getattr(job.training, name) for name in job.chosen & names}
     given |= {**stage.arguments, "method": stage.method, "resume_from_checkpoint": None}
-    given["output_dir"] = str(job.folder / run_folder.STAGES / stage.name)
+    given["output_dir"] = str(stage_folder(job, stage.name))
     given["do_predict"] = False
     if unknown := given.keys() - names:
         raise UsageError(f"the stage {stage.name!r} has no argument {sorted(unknown)[0]!r}")
     training = training_class(**given)
     training.do_train, training.do_eval = True, job.training.do_eval
+    start = None if stage.starts_from is None else stage_folder(job, stage.starts_from)
     return TrainingJob(
         job.model,
         job.data,
@@ -66,4 +68,19 @@ def stage_job(job: TrainingJob, stage: Stage) -> TrainingJob:
         job.task,
         job.chosen | stage.arguments.keys() | {"output_dir"},
         job.embedded,
+        start,
     )
+
+
+def started(job: TrainingJob) -> TrainingJob:
+    """The job with the checkpoint that its training starts from, if that is a stage's."""
+    if job.start is not None:  # a stage, which says itself where it starts
+        return job
+    options = method_options(job.training)
+    name = method_class(job.training.method).starts_from(options)
+    return job if name is None else replace(job, start=stage_folder(job, name), loaded=[])
+
+
+def stage_folder(job: TrainingJob, name: str) -> Path:
+    """Where the result of a stage of this run is."""
+    return job.folder / run_folder.STAGES / name

@@ -13,7 +13,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from masktuning.data.batch import Batch
 from masktuning.data.collator import MaskTuningCollator
-from masktuning.methods.mask_tuning import MaskTuning, MaskTuningOptions
+from masktuning.methods.mask_tuning import MaskTuning
+from masktuning.methods.mask_tuning_options import MaskTuningOptions
 from masktuning.methods.step import Step
 from masktuning.training.backward import backward_each, backward_joint
 

@@ -11,7 +11,8 @@ from stock_step import assert_same, expected_step, make_batch, run_step
 
 from masktuning import MaskTuningArguments, MaskTuningTrainer
 from masktuning.methods.balance import SHARE, START, GradientBalance, last_layer_parameters
-from masktuning.methods.mask_tuning import MaskTuning, MaskTuningOptions
+from masktuning.methods.mask_tuning import MaskTuning
+from masktuning.methods.mask_tuning_options import MaskTuningOptions
 from masktuning.training.arguments import method_options
 
 

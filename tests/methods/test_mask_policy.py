@@ -13,7 +13,8 @@ from masktuning.config.errors import UsageError
 from masktuning.data.batch import Batch
 from masktuning.data.collator import PaddingCollator
 from masktuning.methods.mask_policy import label_association, with_label_bearing
-from masktuning.methods.mask_tuning import MaskTuning, MaskTuningOptions
+from masktuning.methods.mask_tuning import MaskTuning
+from masktuning.methods.mask_tuning_options import MaskTuningOptions
 from masktuning.methods.step import Step
 
 ROWS = [[7, 8, 9, 9], [7, 9], [7, 5], [8, 5], [6, 5], [6, 9], [7, 6]]

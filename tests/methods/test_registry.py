@@ -17,7 +17,7 @@ from masktuning.methods import METHODS, method_class, names, options_by_method
 from masktuning.methods.base import FEATURES, Method
 from masktuning.training.backward import backward_each, backward_joint
 
-# A method with an option, a parameter of its own, a column, two losses, an earlier stage, advice.
+# A method with an option, a parameter of its own, a column, two losses, two earlier stages, advice.
 SCALED = """
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,14 @@ class Scaled(Method):
 
     @classmethod
     def stages(cls, options):
-        return [Stage("teacher", "finetuning", {"max_steps": 2})]
+        return [
+            Stage("teacher", "finetuning", {"max_steps": 2}),
+            Stage("student", "finetuning", {"max_steps": 1}, starts_from="teacher"),
+        ]
+
+    @classmethod
+    def starts_from(cls, options):
+        return "student"
 
     def prepare(self, train, cache):
         assert (Path(cache) / "teacher" / "model.safetensors").is_file()

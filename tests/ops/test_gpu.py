@@ -22,7 +22,8 @@ from test_dual_cross_entropy import expected_terms
 from test_mask_sampling import random_batch
 
 from masktuning.data.batch import Batch
-from masktuning.methods.mask_tuning import MaskTuning, MaskTuningOptions
+from masktuning.methods.mask_tuning import MaskTuning
+from masktuning.methods.mask_tuning_options import MaskTuningOptions
 from masktuning.methods.step import Step
 from masktuning.ops import (
     backends,

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "measure any classifier checkpoint on a task's sets or on files of your own",
     "export": "write a classifier as an ONNX file",
     "tasks": "list the tasks, check their files, count their texts",
+    "methods": "list the training methods, and when to choose which",
     "info": "show versions, GPUs and back ends",
 }
 

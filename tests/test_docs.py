@@ -17,8 +17,9 @@ from layouts import write_layouts
 from test_corpus import SHARE, write_corpus
 
 import masktuning
+import masktuning.methods.page as methods_page
 from masktuning import ops
-from masktuning.methods import options_by_method
+from masktuning.methods import METHODS, method_class, options_by_method
 from masktuning.tasks import SetSpec, load_task, names
 
 PAGES = {"README.md": (ROOT / "README.md").read_text()} | {
@@ -255,6 +256,15 @@ def test_methods_and_their_options_are_those_of_the_code():
     flags = {k: set(re.findall(r"^\| `--(\w+)`", v, re.MULTILINE)) for k, v in sections.items()}
     assert flags == options_by_method()
     assert all(f"`{name}`" in README for name in flags)
+
+
+def test_the_page_of_methods_is_written_from_their_docstrings():
+    costs = ROOT / "benchmarks" / "results" / "methods_cpu.json"
+    written = methods_page.page(costs) + "\n"
+    assert written == METHODS_PAGE, "python -m masktuning.methods page writes it"
+    for name in METHODS:
+        assert f"[`{name}`](#{name}) | {methods_page.needs(name)} |" in METHODS_PAGE
+        assert method_class(name).when.endswith(".") and method_class(name).__doc__
 
 
 def test_result_types_are_those_of_the_ops():

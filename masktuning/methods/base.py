@@ -69,6 +69,8 @@ class Method(nn.Module):
     """The names of the losses that `losses` yields, in their order."""
     paper: ClassVar[str] = ""
     """What the model card cites."""
+    needs: ClassVar[str] = ""
+    """What it needs besides the members of `requires`, such as pairs of texts, in a few words."""
     when: ClassVar[str] = ""
     """One sentence that tells a user when to choose the method, for docs/methods.md."""
 

@@ -12,13 +12,18 @@ from masktuning.methods.step import Step
 
 
 class Finetuning(Method):
-    """L = CE(f(x), y) on the original examples, the baseline of every comparison.
+    """L = CE(f(x), y) on the original texts, the baseline of every comparison.
+
+    f(x) are the classifier's logits [B, C] and y the labels [B]. This is what `run_glue.py` does.
+    To give it the compute of a method with two passes, train it for twice as many epochs.
 
     Equivalent to::
 
         logits_BC = model(**batch).logits
         return F.cross_entropy(logits_BC, batch.labels)
     """
+
+    when = "Always, as the baseline: whether another method helps shows only in comparison with it."
 
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
         """One loss, the cross-entropy."""

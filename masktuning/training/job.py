@@ -126,8 +126,7 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     argv, file = translated(argv, file, allowed)
     argv, file, unused = _without_others(argv, file, others)
     if unused and warn:
-        listed = ", ".join(f"--{name}" for name in unused)
-        logger.warning("warning: the method %s has no such option, so not used: %s", method, listed)
+        logger.warning("warning: %s has no %s", method, "; no ".join(map(_with_owners, unused)))
     own_settings = {k: v for k, v in settings.items() if k not in others}
     given = Given({**settings, **file}, early)
     defaults = {**DEFAULTS, **own_settings, **file, **matching_defaults(given, DEFAULTS, warn)}
@@ -190,6 +189,12 @@ def _task_name(early: Namespace, file: Mapping[str, Any]) -> str | None:
 def _options_of_others(known: set[str]) -> set[str]:
     """The options of other methods that this run does not have."""
     return {option for options in options_by_method().values() for option in options - known}
+
+
+def _with_owners(option: str) -> str:
+    """An option with the methods that it belongs to."""
+    owners = [name for name, options in options_by_method().items() if option in options]
+    return f"--{option}, an option of {', '.join(owners)}: it is not used"
 
 
 def _without_others(

@@ -214,3 +214,14 @@ def test_two_processes(tmp_path):
     assert len(table) == 3
     for row in table.values():
         assert row["scaling"] == row["examples_per_s, 2"] / row["examples_per_s, 1"]
+
+
+def test_every_method_is_compared_with_fine_tuning(tmp_path):
+    out = tmp_path / "methods.json"
+    run("bench_methods.py", str(out), "--methods", "mask_tuning", "--rounds", "1")
+    result = json.loads(out.read_text())
+    assert [*result["methods"]] == ["finetuning", "mask_tuning"] and result["batch"] == 16
+    plain, masked = result["methods"].values()
+    assert plain["step_time"] == plain["peak_memory"] == 1
+    assert masked["step_time"] == masked["ms"] / plain["ms"] > 1
+    assert masked["peak_bytes"] > plain["peak_bytes"] > 0

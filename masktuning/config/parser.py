@@ -11,7 +11,7 @@ from argparse import (
     ArgumentTypeError,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -200,6 +200,14 @@ def mapping_of(path: str | Path, node: yaml.Node | None) -> dict[str, Any]:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A mapping from a YAML file; raises as `compose_yaml` and `mapping_of` do."""
     return mapping_of(path, compose_yaml(path))
+
+
+def strategies_in_words(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options from YAML, which reads a bare `no` as false, with "no" where a strategy is meant."""
+    return {
+        name: "no" if value is False and name.endswith("_strategy") else value
+        for name, value in options.items()
+    }
 
 
 @contextmanager

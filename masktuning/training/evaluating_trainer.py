@@ -5,6 +5,8 @@ Shapes: n examples, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,16 @@ class EvaluatingTrainer(TimedTrainer):
         finally:
             self._order, self._of_dev = None, False
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Trainer's, with all texts: `dataloader_drop_last` is for training."""
+        with self._last_batches():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Trainer's, with all texts: `dataloader_drop_last` is for training."""
+        with self._last_batches():
+            return super().get_test_dataloader(test_dataset)
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Trainer.evaluation_loop, after which the logits of `eval_dataset` are kept."""
         order, of_dev = self._order, self._of_dev
@@ -99,6 +111,16 @@ class EvaluatingTrainer(TimedTrainer):
         """The same of the other sets of the run that training measured, by their names."""
         return {name: logits for name, logits in self._kept_logits().items() if name != _DEV}
 
+    @contextmanager
+    def _last_batches(self) -> Iterator[None]:
+        """Within it no data loader leaves out a last batch that is not full."""
+        wanted = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = wanted
+
     def _kept_logits(self) -> dict[str, NDArray[Any]]:
         step, best = self.state.global_step, self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best is not None:
@@ -110,7 +132,6 @@ class EvaluatingTrainer(TimedTrainer):
             self.compute_metrics is accuracy
             and self.preprocess_logits_for_metrics is None
             and not self.args.dataloader_persistent_workers  # Trainer then keeps the first loader
-            and not self.args.dataloader_drop_last  # which texts are left out is for the order
             and has_length(dataset)
             and "input_ids" in (getattr(dataset, "column_names", None) or ())
         )

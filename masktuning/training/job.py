@@ -18,6 +18,7 @@ from masktuning.config.parser import (
     known_names,
     parse,
     read_yaml,
+    strategies_in_words,
     underscored,
 )
 from masktuning.config.translate import translated
@@ -99,13 +100,13 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     """
     argv = underscored(arguments)
     early = _read_early(argv)
-    file = read_yaml(early.config) if early.config else {}
+    file = strategies_in_words(read_yaml(early.config)) if early.config else {}
     name = _task_name(early, file)
     task = None if name is None else load_task(name)
     preset = early.preset or file.get("preset")
     if preset and task is None:
         raise UsageError("--preset goes with --task: files of your own have no presets")
-    settings = {} if task is None else task.settings_of(preset)
+    settings = {} if task is None else strategies_in_words(task.settings_of(preset))
     method = early.method or file.get("method") or settings.get("method") or MethodChoice.method
     # Seconds of imports, after the errors that need none. The operations come first: to register
     # one, torch searches all modules there are, and transformers brings two thousand.

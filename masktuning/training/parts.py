@@ -28,6 +28,7 @@ CHOICES = (
     "save_steps",
 )
 _TRUE = ("true", "t", "yes", "y", "1")
+_SAID = ("_strategy", "_steps", "_at_end")  # the ends of the names of defaults that are told
 
 
 class Given:
@@ -94,9 +95,6 @@ def matching_defaults(given: Given, usual: Mapping[str, Any], say: bool = True) 
             if listed:
                 logger.warning("to find the best model, chosen by default: %s", listed)
     return found
-
-
-_SAID = ("_strategy", "_steps", "_at_end")
 
 
 def _matching_steps(given: Given, usual: Mapping[str, Any]) -> dict[str, Any]:

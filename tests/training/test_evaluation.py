@@ -113,12 +113,13 @@ def test_accuracy_is_measured_on_the_longest_texts_first(tmp_path, lengths_seen)
     assert both["eval_a_accuracy"] == both["eval_b_accuracy"] == metrics["eval_accuracy"]
 
 
-def test_the_rows_that_are_left_out_are_the_last_ones(tmp_path, lengths_seen):
-    """Not the shortest ones: --dataloader_drop_last is for evaluation, too."""
+def test_every_text_is_measured(tmp_path, lengths_seen):
+    """The flag --dataloader_drop_last is for training: a score is one of the whole set."""
     trainer = trainer_of(tmp_path, dataloader_drop_last=True)
+    labels = trainer.predict(trainer.eval_dataset).label_ids.tolist()
+    assert labels == trainer.eval_dataset["labels"] and len(lengths_seen) == 4
     trainer.evaluate()
-    by_row = list(map(len, trainer.eval_dataset["input_ids"]))
-    assert [shape[1] for shape in lengths_seen] == [max(by_row[i : i + 4]) for i in (0, 4, 8)]
+    assert len(lengths_seen) == 8 and trainer.args.dataloader_drop_last
 
 
 class Predicting(TrainerCallback):

@@ -204,3 +204,15 @@ def test_evaluate_predicts_too(files, tmp_path, best):
     found = predictions(tmp_path / "predictions_test_file.jsonl")
     assert found == predictions(best[0] / "predictions_test_file.jsonl")
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("written", ["no", "'no'"])
+def test_a_strategy_of_no_in_yaml_needs_no_quotes(tmp_path, written):
+    """YAML reads a bare `no` as false."""
+    path = tmp_path / "c.yaml"
+    path.write_text(f"eval_strategy: {written}\nsave_strategy: {written}\n")
+    job = read_job(["--config", str(path), "--output_dir", "x"], EMBEDDED)
+    assert (job.training.eval_strategy.value, job.training.save_strategy.value) == ("no", "no")
+    told = "--load_best_model_at_end needs --eval_strategy epoch or steps"
+    with pytest.raises(UsageError, match=told):
+        read_job(["--config", str(path), "--load_best_model_at_end"], EMBEDDED)

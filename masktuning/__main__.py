@@ -19,6 +19,7 @@ from masktuning.config.version import __version__
 COMMANDS = {
     "train": "train a classifier and measure it in and out of distribution",
     "evaluate": "measure any classifier checkpoint on a task's sets or on files of your own",
+    "predict": "predict the labels of a file of texts of any size",
     "export": "write a classifier as an ONNX file",
     "tasks": "list the tasks, check their files, count their texts",
     "methods": "list the training methods, and when to choose which",

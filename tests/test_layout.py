@@ -22,7 +22,7 @@ FLOORS = [
     {"commands"},
 ]
 PACKAGE = ROOT / "masktuning"
-COMMANDS = {"__init__", "__main__", "evaluate", "export", "info", "train"}
+COMMANDS = {"__init__", "__main__", "evaluate", "export", "info", "predict", "train"}
 
 
 def floor_of(name):

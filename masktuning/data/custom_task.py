@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def text_columns(data: DataArguments, table: Table, usual: Sequence[str] = ()) -
     Raises:
         UsageError: if there are none, and the table has none of the usual names.
     """
-    return _given_text_columns(data) or [*usual] or _guess_text_columns(table)
+    given = named_columns(data.text_column_names)
+    return given or [*usual] or guess_text_columns(table.origin, table.columns)
 
 
 def with_eval_files(task: Task, data: DataArguments) -> Task:
@@ -75,7 +76,7 @@ def with_eval_files(task: Task, data: DataArguments) -> Task:
         SetSpec(
             name,
             "ood",
-            _given_text_columns(data) or dev.text,
+            named_columns(data.text_column_names) or dev.text,
             data.label_column_name or dev.label,
             label_names=dev.label_names,
             file=_absolute(path),
@@ -119,17 +120,23 @@ def _parse_eval_files(entries: list[str], taken: set[str]) -> dict[str, str]:
     return named
 
 
-def _given_text_columns(data: DataArguments) -> list[str]:
-    names = data.text_column_names
+def named_columns(names: str | None) -> list[str]:
+    """The columns that --text_column_names gives, with commas between them."""
     return [name.strip() for name in names.split(",")] if names else []
 
 
-def _guess_text_columns(table: Table) -> list[str]:
+def guess_text_columns(origin: str, columns: Iterable[str]) -> list[str]:
+    """Those of the columns of a source that have the usual names of texts.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    there = list(columns)
     for names in _TEXT_COLUMNS:
-        if all(name in table.columns for name in names):
+        if all(name in there for name in names):
             return list(names)
     raise UsageError(
-        f"{table.origin}: which column is the text? The columns are {', '.join(table.columns)}; "
+        f"{origin}: which column is the text? The columns are {', '.join(there)}; "
         "give --text_column_names NAME or NAME,NAME"
     )
 

@@ -142,7 +142,7 @@ def _csv_table(
     )
     # A last line without a line end is where an interrupted download ends: it is never skipped.
     cut_off = -1 if text.endswith("\n") else text.count("\n") + 1
-    numbered = _csv_fields(path, reader)
+    numbered = csv_fields(path, reader)
     _, header = next(numbered, (0, []))
     if len(set(header)) < len(header):
         raise UsageError(f"{path}: two columns have the same name: {', '.join(header)}")
@@ -169,7 +169,7 @@ def _csv_table(
     return Table(str(path), dict(zip(header, columns, strict=True)), lines)
 
 
-def _csv_fields(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+def csv_fields(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
     """The fields of each row, and the line on which the row starts."""
     start = 1
     try:
@@ -190,15 +190,15 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | Non
     A value that is a list or a mapping, so no text, becomes None.
     """
     if path.suffix == ".json" and text.lstrip().startswith("["):
-        for number, row in enumerate(_json_value(path, 1, text), 1):
-            yield number, _json_row(path, number, row)
+        for number, row in enumerate(json_value(path, 1, text), 1):
+            yield number, json_row(path, number, row)
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield number, _json_row(path, number, _json_value(path, number, line))
+            yield number, json_row(path, number, json_value(path, number, line))
 
 
-def _json_value(path: Path, number: int, text: str) -> Any:
+def json_value(path: Path, number: int, text: str) -> Any:
     try:
         value = json.loads(text)
         if "\\u" in text:  # an escape may stand for half a surrogate pair, which fails here
@@ -210,7 +210,7 @@ def _json_value(path: Path, number: int, text: str) -> Any:
     return value
 
 
-def _json_row(path: Path, number: int, row: Any) -> dict[str, str | None]:
+def json_row(path: Path, number: int, row: Any) -> dict[str, str | None]:
     if not isinstance(row, dict):
         raise UsageError(f"{path}, line {number}: not a JSON object of column names to values")
     return {k: None if isinstance(v, list | dict) else as_text(v) for k, v in row.items()}

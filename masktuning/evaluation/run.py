@@ -72,7 +72,7 @@ def evaluate(job: EvaluationJob) -> list[SetResult]:
     model, tokenizer = load_classifier(job.model, job.tokenizer_name, job.revision)
     if job.tokenizer_name is not None:
         check_vocabulary(tokenizer, model.config)
-    labels = _label_names(job, model.config)
+    labels = label_names(job.model, model.config, job.label_names)
     if job.data.task:
         labels = model_labels(labels, task.labels)
     else:
@@ -116,17 +116,19 @@ def _task(job: EvaluationJob) -> Task:
     return replace(task, sets=wanted_sets(task, job.sets, job.protocols))
 
 
-def _label_names(job: EvaluationJob, config: Any) -> list[str]:
-    """The model's label names in the order of its ids."""
+def label_names(model: str, config: Any, given: list[str]) -> list[str]:
+    """The names of a model's labels in the order of its ids: `given` ones, or its configuration's.
+
+    Raises:
+        UsageError: for a model of regression, and for another number of names than labels.
+    """
     if config.num_labels == 1:
-        raise UsageError(f"{job.model}: predicts a score (num_labels is 1), and has no labels")
-    if not job.label_names:
+        raise UsageError(f"{model}: predicts a score (num_labels is 1), and has no labels")
+    if not given:
         return [config.id2label[i] for i in range(config.num_labels)]
-    if len(job.label_names) != config.num_labels:
-        raise UsageError(
-            f"--label_names: {len(job.label_names)}, but the model has {config.num_labels}"
-        )
-    return job.label_names
+    if len(given) != config.num_labels:
+        raise UsageError(f"--label_names: {len(given)}, but the model has {config.num_labels}")
+    return given
 
 
 def _load(job: EvaluationJob, task: Task, labels: list[str]) -> list[LabelledTexts]:

@@ -140,7 +140,8 @@ def _options(method: type[Method]) -> list[str]:
     """The table of a method's options, if it has any."""
     rows = []
     for one in fields(method.Options):
-        default = one.default if one.default is not MISSING else one.default_factory()
+        factory = one.default_factory
+        default = one.default if factory is MISSING else factory()
         shown = str(default).lower() if isinstance(default, bool | None) else default
         meaning = one.metadata.get("help", "").replace("|", "\\|").replace("\n", " ")
         if choices := one.metadata.get("choices"):

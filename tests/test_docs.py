@@ -60,6 +60,8 @@ PRINTS = {
     "masktuning.train": ("dev", "--alpha"),
     "masktuning.evaluate": ("dev", "reviews", "forum", "predictions_test_file"),
     "masktuning.tasks": ("train",),
+    "masktuning.predict": ("the predicted labels of 32 texts",),
+    "masktuning.methods": ("mask_tuning",),
     "masktuning.export": ("model.onnx",),
     "masktuning.info": ("torch",),
     "masktuning.demo.pretrain": ("loss",),

@@ -21,7 +21,7 @@ METHODS = {
     "mask_tuning": "masktuning.methods.mask_tuning:MaskTuning",
     "finetuning": "masktuning.methods.finetuning:Finetuning",
     "span_cutoff": "masktuning.methods.span_cutoff:SpanCutoff",
-    "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",
+    "bias_product": "masktuning.methods.bias_product:BiasProduct",
 }
 
 

@@ -22,6 +22,8 @@ METHODS = {
     "finetuning": "masktuning.methods.finetuning:Finetuning",
     "span_cutoff": "masktuning.methods.span_cutoff:SpanCutoff",
     "bias_product": "masktuning.methods.bias_product:BiasProduct",
+    "reweight": "masktuning.methods.reweight:Reweight",
+    "learned_mixin": "masktuning.methods.learned_mixin:LearnedMixin",
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from masktuning.config.errors import UsageError
 from masktuning.data.batch import Batch
@@ -121,6 +122,11 @@ class BiasMethod(Method):
             key,
             lambda: fitted_bias(name, rows, labels, self.tokenizer, embeddings),
         )
+
+
+def of_label(values: Tensor, labels: Tensor) -> Tensor:
+    """[B], the entries of `values` [B, C] at the labels [B]; any entry where the label is -100."""
+    return values.gather(-1, labels.clamp(min=0)[:, None])[:, 0]
 
 
 def label_names(method: Method) -> list[str]:

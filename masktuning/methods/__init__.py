@@ -24,6 +24,9 @@ METHODS = {
     "bias_product": "masktuning.methods.bias_product:BiasProduct",
     "reweight": "masktuning.methods.reweight:Reweight",
     "learned_mixin": "masktuning.methods.learned_mixin:LearnedMixin",
+    "poe": "masktuning.methods.poe:Poe",
+    "debiased_focal": "masktuning.methods.debiased_focal:DebiasedFocal",
+    "rubi": "masktuning.methods.rubi:Rubi",
 }
 
 

@@ -84,11 +84,8 @@ class Method(nn.Module):
                 f"{model.config.model_type} has no single embedding layer, which this method "
                 "changes: use an encoder such as BERT or RoBERTa"
             )
-        if "pooled" in self.requires and not has_pooled_state(model.classifier):
-            raise ValueError(
-                f"the classifier of {model.config.model_type} reads more than one state of a text, "
-                "and this method needs a single one: use an encoder such as BERT or RoBERTa"
-            )
+        if "pooled" in self.requires:
+            check_pooled_state(model)
         self.model = model
         self.tokenizer = tokenizer
         self.configure(options)
@@ -245,4 +242,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, requires: frozenset[str]
         raise ValueError(
             "the tokenizer has no mask token, which this method needs: use an encoder such as "
             "BERT or RoBERTa"
+        )
+
+
+def check_pooled_state(model: MaskTuningModel) -> None:
+    """Raises ValueError if the classifier reads more than one state, and one alone is required."""
+    if not has_pooled_state(model.classifier):
+        raise ValueError(
+            f"the classifier of {model.config.model_type} reads more than one state of a text, "
+            "and this method needs a single one: use an encoder such as BERT or RoBERTa"
         )

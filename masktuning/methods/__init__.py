@@ -27,6 +27,9 @@ METHODS = {
     "poe": "masktuning.methods.poe:Poe",
     "debiased_focal": "masktuning.methods.debiased_focal:DebiasedFocal",
     "rubi": "masktuning.methods.rubi:Rubi",
+    "confidence_regularization": (
+        "masktuning.methods.confidence_regularization:ConfidenceRegularization"
+    ),
 }
 
 

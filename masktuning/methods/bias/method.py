@@ -111,7 +111,8 @@ class BiasMethod(Method):
         """The log-probabilities of a bias model that is fitted now, or was earlier."""
         name, rows = self.options.bias_model, plain_rows(train)
         labels = label_names(self)
-        embeddings = self.model.encoder.get_input_embeddings().weight
+        encoder: Any = self.model.encoder
+        embeddings = encoder.get_input_embeddings().weight
         # The other models do not read the embeddings, which differ between checkpoints.
         weights = embeddings if name == "overlap" else None
         vocabulary = sorted(self.tokenizer.get_vocab().items())

@@ -41,7 +41,7 @@ class Words:
         found = []
         for token in ids:
             if token not in known:
-                known[token] = self.tokenizer.decode([token]).strip().lower()
+                known[token] = str(self.tokenizer.decode([token])).strip().lower()
             found.append(known[token])
         return found
 
@@ -64,7 +64,7 @@ def overlap_features(
         both_orders: whether to average the features over both orders of the texts, for tasks in
             which the order means nothing.
     """
-    unit_VH = torch.nn.functional.normalize(embeddings.detach().float().cpu(), dim=-1)
+    unit_VH = torch.nn.functional.normalize(embeddings.detach().float().cpu(), dim=-1).numpy()
     found = [_features(pair, words, unit_VH) for pair in pairs]
     if both_orders:
         other = (Segments(pair.second, pair.first) for pair in pairs)
@@ -79,15 +79,16 @@ def is_contiguous_part(part: Sequence[str], whole: Sequence[str]) -> bool:
     return any(whole[i : i + n] == part for i in range(len(whole) - n + 1))
 
 
-def _features(pair: Segments, words: Words, unit_VH: Tensor) -> list[float]:
+def _features(pair: Segments, words: Words, unit_VH: np.ndarray) -> list[float]:
     if not pair.second:
         return [0.0] * len(NAMES)
     p, h = words(pair.first), words(pair.second)
-    in_p = [one in set(p) for one in h]
+    known = set(p)
+    in_p = [one in known for one in h]
     difference = math.log(max(len(p) - len(h), 1))
     exact = [float(is_contiguous_part(h, p)), float(all(in_p)), sum(in_p) / len(h), difference]
     if not pair.first:
         return [*exact, 0.0, 0.0, 0.0]
-    best = (unit_VH[pair.second] @ unit_VH[pair.first].T).amax(1).double()
-    lowest = best.sort().values[:2].tolist()
+    best = (unit_VH[pair.second] @ unit_VH[pair.first].T).max(1).astype(np.float64)
+    lowest = np.sort(best)[:2].tolist()
     return [*exact, float(best.mean()), lowest[0], lowest[1] if len(lowest) > 1 else 0.0]

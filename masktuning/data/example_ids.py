@@ -35,7 +35,7 @@ def with_column(dataset: Any, name: str, values: Any) -> Any:
 def column(dataset: Any, name: str) -> list[Any]:
     """All values of a column."""
     if hasattr(dataset, "column_names"):
-        return list(dataset[name])
+        return list(dataset[name][:])  # without the slice a table is read row by row
     return [dataset[i][name] for i in range(len(dataset))]
 
 

@@ -21,7 +21,15 @@ METHODS = {
     "mask_tuning": "masktuning.methods.mask_tuning:MaskTuning",
     "finetuning": "masktuning.methods.finetuning:Finetuning",
     "span_cutoff": "masktuning.methods.span_cutoff:SpanCutoff",
-    "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",
+    "bias_product": "masktuning.methods.bias_product:BiasProduct",
+    "reweight": "masktuning.methods.reweight:Reweight",
+    "learned_mixin": "masktuning.methods.learned_mixin:LearnedMixin",
+    "poe": "masktuning.methods.poe:Poe",
+    "debiased_focal": "masktuning.methods.debiased_focal:DebiasedFocal",
+    "rubi": "masktuning.methods.rubi:Rubi",
+    "confidence_regularization": (
+        "masktuning.methods.confidence_regularization:ConfidenceRegularization"
+    ),
 }
 
 

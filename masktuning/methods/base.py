@@ -26,10 +26,12 @@ from masktuning.modeling.checkpoint import (
 )
 from masktuning.modeling.embedding_mask import embedding_layer
 from masktuning.modeling.encoder_layers import encoder_layers
+from masktuning.modeling.pooled_state import has_pooled_state
 from masktuning.modeling.shared_encoder import MaskTuningModel
 
-FEATURES = frozenset({"mlm_head", "embeddings"})
-"""What a method may require of a model: the masked-LM head, one embedding layer."""
+FEATURES = frozenset({"mlm_head", "embeddings", "pooled"})
+"""What a method may require of a model: the masked-LM head, one embedding layer, the pooled state
+that the classifier reads."""
 
 
 @dataclass
@@ -88,6 +90,8 @@ class Method(nn.Module):
                 f"{model.config.model_type} has no single embedding layer, which this method "
                 "changes: use an encoder such as BERT or RoBERTa"
             )
+        if "pooled" in self.requires:
+            check_pooled_state(model)
         self.model = model
         self.tokenizer = tokenizer
         self.configure(options)
@@ -95,6 +99,14 @@ class Method(nn.Module):
     def configure(self, options: Any) -> None:
         """Takes up options: at first, and again before each run of a hyper-parameter search."""
         self.options = options
+
+    @classmethod
+    def check_task(cls, options: Any, pairs: bool, labels: Sequence[str]) -> None:
+        """Raises UsageError for a task that the method cannot train on with these options.
+
+        The command calls it before anything is loaded, so `prepare` must check what it can see.
+        `pairs` says whether the training set is one of sentence pairs, `labels` are the names.
+        """
 
     @classmethod
     def stages(cls, options: Any) -> list[Stage]:
@@ -241,4 +253,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, requires: frozenset[str]
         raise ValueError(
             "the tokenizer has no mask token, which this method needs: use an encoder such as "
             "BERT or RoBERTa"
+        )
+
+
+def check_pooled_state(model: MaskTuningModel) -> None:
+    """Raises ValueError if the classifier reads more than one state, and one alone is required."""
+    if not has_pooled_state(model.classifier):
+        raise ValueError(
+            f"the classifier of {model.config.model_type} reads more than one state of a text, "
+            "and this method needs a single one: use an encoder such as BERT or RoBERTa"
         )

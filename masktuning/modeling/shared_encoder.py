@@ -46,6 +46,7 @@ from masktuning.modeling.loading import (
     read_weights,
 )
 from masktuning.modeling.mlm_head import MaskedLMHead
+from masktuning.modeling.pooled_state import PooledOutput, keeps_pooled
 from masktuning.ops import MaskedTokens
 
 logger = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ class MaskTuningModel(nn.Module):
         labels: Tensor | None = None,
         *,
         embedding_mask: Tensor | None = None,
+        pooled: bool = False,
         **unused: Any,
     ) -> SequenceClassifierOutput:
         """Classifies texts: `logits` [B, C]. Labels, and columns that are for training, are unused.
@@ -173,11 +175,17 @@ class MaskTuningModel(nn.Module):
             token_type_ids: [B, L], for families that have them.
             embedding_mask: [B, L] bool; where it is false the embedding layer's output (after its
                 normalisation and dropout) is replaced by zeros.
+            pooled: whether to return a `PooledOutput`, which holds the pooled state [B, H] as well:
+                what the head reads first, before dropout. See `has_pooled_state`.
         """
         extras = self._extras(attention_mask, token_type_ids)
         first = reads_first(self._last_layer)
+        found: list[Tensor] | None = [] if pooled else None
         with masked_embeddings(self.encoder, embedding_mask), first:
-            return SequenceClassifierOutput(logits=self._classify(input_ids, extras))
+            logits = self._classify(input_ids, extras, found)
+        if found is None:
+            return SequenceClassifierOutput(logits=logits)
+        return PooledOutput(logits=logits, pooled=found[0])
 
     def encode(
         self,
@@ -277,12 +285,19 @@ class MaskTuningModel(nn.Module):
         extras: dict[str, Any] = {"attention_mask": attention_mask}
         return extras if token_type_ids is None else {**extras, "token_type_ids": token_type_ids}
 
-    def _classify(self, input_ids: Tensor, extras: dict[str, Any]) -> Tensor:
+    def _classify(
+        self, input_ids: Tensor, extras: dict[str, Any], found: list[Tensor] | None = None
+    ) -> Tensor:
+        """The logits; the pooled state is appended to `found`, unless that is None."""
         if not self.config.is_encoder_decoder:
-            return self.classifier(input_ids=input_ids, **extras).logits
+            with keeps_pooled(self.encoder, found):
+                return self.classifier(input_ids=input_ids, **extras).logits
         hidden_BLH = self.encoder(input_ids=input_ids, **extras)[0]
         head: Any = self.classifier.classification_head
-        return head(states_at_end(hidden_BLH, input_ids, self.config))
+        states_BH = states_at_end(hidden_BLH, input_ids, self.config)
+        if found is not None:
+            found.append(states_BH)
+        return head(states_BH)
 
 
 def _share_encoder(classifier: PreTrainedModel, mlm: PreTrainedModel) -> PreTrainedModel:

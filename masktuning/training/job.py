@@ -23,7 +23,7 @@ from masktuning.config.parser import (
 )
 from masktuning.config.translate import translated
 from masktuning.data.custom_task import own_task, with_eval_files
-from masktuning.methods import names, options_by_method
+from masktuning.methods import method_class, names, options_by_method
 from masktuning.methods.choice import MethodChoice
 from masktuning.tasks import Task, load_task
 from masktuning.training.parts import CHOICES, Given, matching_defaults, take_up
@@ -145,7 +145,18 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     task = _complete(task, data, given.trains)
     if model.model_name_or_path is None and not task.generated:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
+    if given.trains:
+        _check_method(training, task)
     return TrainingJob(model, data, training, run, task, chosen, embedded)
+
+
+def _check_method(training: MethodArguments, task: Task) -> None:
+    """Raises UsageError if the method cannot train on the task."""
+    from masktuning.training.arguments import method_options  # torch is imported by now
+
+    pairs = len(task.with_role("train")[0].text) == 2
+    method = method_class(training.method)
+    method.check_task(method_options(training), pairs, task.labels)
 
 
 def _complete(task: Task | None, data: DataArguments, trains: bool) -> Task:

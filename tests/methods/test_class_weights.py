@@ -9,7 +9,7 @@ from families import examples, tiny_model, tiny_tokenizer
 from stock_step import expected_step, stock_twins
 
 from masktuning import MaskTuningTrainer
-from masktuning.methods.product_of_experts import COLUMN
+from masktuning.methods.bias.method import COLUMN
 from masktuning.methods.span_cutoff import SpanCutoffOptions
 from masktuning.methods.step import WEIGHTS, Step, weight_of_labels
 from masktuning.training.arguments import arguments_for
@@ -61,7 +61,7 @@ def by_the_equation(method, model, batch):
     classifier, _ = stock_twins(model)
     with torch.no_grad():
         p = classifier(batch["input_ids"], batch["attention_mask"]).logits.softmax(-1)
-    if method == "product_of_experts":
+    if method == "bias_product":
         p = p * batch[COLUMN].double().exp()
         p = p / p.sum(-1, keepdim=True)
     labels = batch["labels"].tolist()
@@ -72,9 +72,7 @@ def by_the_equation(method, model, batch):
 OPTIONS = {"mask_tuning": {"mask_rate": 0.2, "alpha": 0.6}}
 
 
-@pytest.mark.parametrize(
-    "method", ["mask_tuning", "finetuning", "span_cutoff", "product_of_experts"]
-)
+@pytest.mark.parametrize("method", ["mask_tuning", "finetuning", "span_cutoff", "bias_product"])
 def test_a_step_is_the_equation_s_and_accumulation_changes_nothing(tmp_path, method):
     options = OPTIONS.get(method, {})
     trainer = trainer_of(tmp_path, method, **options)

@@ -31,7 +31,7 @@ def no_graphs():
 def trainer_of(folder, method="mask_tuning", model_init=None, **options):
     rows = examples(240, 3)
     rows += [{**rows[0], "example_id": 1000 + i} for i in range(8)]  # a batch without padding
-    if method == "product_of_experts":
+    if method == "bias_product":
         rows = [{**row, "bias_log_probabilities": [-0.5, -1.0]} for row in rows]
     settings = {
         "per_device_train_batch_size": 8,

@@ -20,13 +20,13 @@ from masktuning import MaskTuningTrainer, arguments_for
 from masktuning.data.batch import Batch
 from masktuning.data.collator import PaddingCollator
 from masktuning.methods import method_class
-from masktuning.methods.product_of_experts import COLUMN
+from masktuning.methods.bias.method import COLUMN
 from masktuning.methods.step import Step
 from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.gradient_norms import logs_step
 from masktuning.training.method_collator import MethodCollator
 
-METHODS = ("mask_tuning", "finetuning", "span_cutoff", "product_of_experts")
+METHODS = ("mask_tuning", "finetuning", "span_cutoff", "bias_product")
 # Ops whose result, or the size of it, depends on values.
 READING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"}
 READING |= {"_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave"}

@@ -10,7 +10,7 @@ from families import examples, tiny_model, tiny_tokenizer
 from transformers import DataCollatorWithPadding, TrainerCallback
 
 from masktuning import MaskTuningTrainer, arguments_for
-from masktuning.methods.product_of_experts import COLUMN
+from masktuning.methods.bias.method import COLUMN
 from masktuning.ops import token_substitution_kernels
 from masktuning.training import time_log
 from masktuning.training.time_log import PARTS, TimeLog, as_metrics, from_metrics, time_table
@@ -226,7 +226,7 @@ def ticking_trainer(clock, folder, method, **options):
         ("mask_tuning", 2, 4, "cuda"),
         ("finetuning", 1, 4, "cpu"),
         ("span_cutoff", 1, 1, "cpu"),
-        ("product_of_experts", 1, 4, "cuda"),
+        ("bias_product", 1, 4, "cuda"),
     ],
 )
 def test_each_part_has_its_own_time(

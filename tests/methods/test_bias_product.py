@@ -1,4 +1,4 @@
-"""The product of experts against its equation in float64, and its column of frozen predictions."""
+"""The bias product against its equation in float64, and its column of frozen predictions."""
 
 import json
 
@@ -12,11 +12,8 @@ from masktuning import MaskTuningTrainer
 from masktuning.config.errors import UsageError
 from masktuning.data.batch import Batch
 from masktuning.data.collator import PaddingCollator
-from masktuning.methods.product_of_experts import (
-    COLUMN,
-    ProductOfExperts,
-    ProductOfExpertsOptions,
-)
+from masktuning.methods.bias.method import COLUMN
+from masktuning.methods.bias_product import BiasProduct, BiasProductOptions
 from masktuning.methods.step import Step
 from masktuning.training.arguments import arguments_for
 
@@ -51,9 +48,7 @@ def batch_of(method, rows):
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_loss_and_gradients(family, rows, bias_file):
     model = tiny_model(family)
-    method = ProductOfExperts(
-        model.train(), tiny_tokenizer(), ProductOfExpertsOptions(bias_file=bias_file)
-    )
+    method = BiasProduct(model.train(), tiny_tokenizer(), BiasProductOptions(bias_file=bias_file))
     batch = batch_of(method, rows)
     step = Step(torch.tensor([1, 0]), {"labels": torch.tensor(4.0)})
     (loss,) = method.losses(batch, step)
@@ -77,7 +72,7 @@ def test_loss_and_gradients(family, rows, bias_file):
 def test_an_uninformative_bias_is_plain_fine_tuning(rows, tmp_path):
     model = tiny_model("bert")
     even = write_bias(tmp_path / "b.jsonl", [(row["example_id"], [0.5, 0.5]) for row in rows])
-    method = ProductOfExperts(model, tiny_tokenizer(), ProductOfExpertsOptions(bias_file=even))
+    method = BiasProduct(model, tiny_tokenizer(), BiasProductOptions(bias_file=even))
     step = Step(torch.tensor([1, 0]), {"labels": torch.tensor(4.0)})
     (loss,) = method.losses(batch_of(method, rows), step)
     assert float(loss.detach()) == pytest.approx(float(step.logged["loss_cls"]), rel=1e-5)
@@ -87,7 +82,7 @@ def test_an_uninformative_bias_is_plain_fine_tuning(rows, tmp_path):
 def test_it_trains_and_evaluates_without_the_column(rows, bias_file, tmp_path, as_table):
     """Sets that are measured have no bias model's predictions, and need none."""
     train = Dataset.from_list(rows) if as_table else rows
-    args = arguments_for("product_of_experts")(
+    args = arguments_for("bias_product")(
         str(tmp_path / "out"),
         bias_file=bias_file,
         max_steps=2,
@@ -107,7 +102,7 @@ def test_it_trains_and_evaluates_without_the_column(rows, bias_file, tmp_path, a
     )
     trainer.train()
     first = trainer.state.log_history[0]
-    assert first["loss"] == pytest.approx(first["loss_poe"], rel=1e-6) and "loss_cls" in first
+    assert first["loss"] == pytest.approx(first["loss_product"], rel=1e-6) and "loss_cls" in first
     assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
 
 
@@ -124,8 +119,8 @@ def test_it_trains_and_evaluates_without_the_column(rows, bias_file, tmp_path, a
 def test_a_bad_file_is_one_sentence(rows, tmp_path, line, message):
     path = tmp_path / "bias.jsonl"
     path.write_text(line + "\n")
-    options = ProductOfExpertsOptions(bias_file=str(path))
-    method = ProductOfExperts(tiny_model("bert"), tiny_tokenizer(), options)
+    options = BiasProductOptions(bias_file=str(path))
+    method = BiasProduct(tiny_model("bert"), tiny_tokenizer(), options)
     with pytest.raises(UsageError, match=message) as caught:
         method.prepare(rows, None)
     assert "\n" not in str(caught.value)
@@ -133,10 +128,10 @@ def test_a_bad_file_is_one_sentence(rows, tmp_path, line, message):
 
 def test_no_predictions_at_all_are_asked_for(rows, tmp_path):
     for options, message in (
-        (ProductOfExpertsOptions(), "--bias_file is missing"),
-        (ProductOfExpertsOptions(bias_file=str(tmp_path / "no.jsonl")), "no such file"),
+        (BiasProductOptions(), "--bias_file is missing"),
+        (BiasProductOptions(bias_file=str(tmp_path / "no.jsonl")), "no such file"),
     ):
-        method = ProductOfExperts(tiny_model("bert"), tiny_tokenizer(), options)
+        method = BiasProduct(tiny_model("bert"), tiny_tokenizer(), options)
         with pytest.raises(UsageError, match=message):
             method.prepare(rows, None)
         assert COLUMN in method.prepare([{**row, COLUMN: [0.0, 0.0]} for row in rows], None)[0]

@@ -96,6 +96,8 @@ setup(
         "masktuning.evaluation",
         "masktuning.kernels",
         "masktuning.methods",
+        "masktuning.methods.cuts",
+        "masktuning.methods.masks",
         "masktuning.modeling",
         "masktuning.ops",
         "masktuning.ops.backends",

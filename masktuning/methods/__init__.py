@@ -20,7 +20,7 @@ GROUP = "masktuning.methods"
 METHODS = {
     "mask_tuning": "masktuning.methods.mask_tuning:MaskTuning",
     "finetuning": "masktuning.methods.finetuning:Finetuning",
-    "span_cutoff": "masktuning.methods.span_cutoff:SpanCutoff",
+    "cutoff": "masktuning.methods.cutoff:Cutoff",
     "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",
 }
 

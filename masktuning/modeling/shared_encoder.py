@@ -29,7 +29,7 @@ from masktuning.modeling.checkpoint import (
     save_checkpoint,
     starting_with,
 )
-from masktuning.modeling.embedding_mask import masked_embeddings
+from masktuning.modeling.embedding_mask import EmbeddingMask, masked_embeddings
 from masktuning.modeling.encoder_decoder import shifted_right, states_at_end
 from masktuning.modeling.last_layer import (
     LastLayer,
@@ -162,7 +162,7 @@ class MaskTuningModel(nn.Module):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         *,
-        embedding_mask: Tensor | None = None,
+        embedding_mask: EmbeddingMask | None = None,
         **unused: Any,
     ) -> SequenceClassifierOutput:
         """Classifies texts: `logits` [B, C]. Labels, and columns that are for training, are unused.
@@ -171,8 +171,8 @@ class MaskTuningModel(nn.Module):
             input_ids: [B, L] int64.
             attention_mask: [B, L], or None where there is no padding.
             token_type_ids: [B, L], for families that have them.
-            embedding_mask: [B, L] bool; where it is false the embedding layer's output (after its
-                normalisation and dropout) is replaced by zeros.
+            embedding_mask: bool; where it is false the embedding layer's output [B, L, H] (after
+                its normalisation and dropout), to which it broadcasts, is replaced by zeros.
         """
         extras = self._extras(attention_mask, token_type_ids)
         first = reads_first(self._last_layer)

@@ -21,6 +21,7 @@ METHODS = {
     "mask_tuning": "masktuning.methods.mask_tuning:MaskTuning",
     "finetuning": "masktuning.methods.finetuning:Finetuning",
     "cutoff": "masktuning.methods.cutoff:Cutoff",
+    "hiddencut": "masktuning.methods.hiddencut:HiddenCut",
     "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",
 }
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from masktuning.data.batch import Batch
 from masktuning.methods.step import Step
+from masktuning.modeling.attention_received import gives_attentions
 from masktuning.modeling.checkpoint import (
     METHOD,
     load_part,
@@ -28,8 +29,9 @@ from masktuning.modeling.embedding_mask import embedding_layer
 from masktuning.modeling.encoder_layers import encoder_layers
 from masktuning.modeling.shared_encoder import MaskTuningModel
 
-FEATURES = frozenset({"mlm_head", "embeddings"})
-"""What a method may require of a model: the masked-LM head, one embedding layer."""
+FEATURES = frozenset({"mlm_head", "embeddings", "attentions"})
+"""What a method may require of a model: the masked-LM head, one embedding layer, layers whose
+attention probabilities can be computed and whose feed-forward output can be changed."""
 
 
 @dataclass
@@ -81,6 +83,12 @@ class Method(nn.Module):
             raise ValueError(
                 f"{model.config.model_type} has no single embedding layer, which this method "
                 "changes: use an encoder such as BERT or RoBERTa"
+            )
+        if "attentions" in self.requires and not gives_attentions(model.classifier):
+            raise ValueError(
+                f"the layers of {model.config.model_type} do not have the attention and the "
+                "feed-forward output that this method reads: use BERT, RoBERTa, DistilBERT or "
+                "ELECTRA, without chunk_size_feed_forward"
             )
         self.model = model
         self.tokenizer = tokenizer

@@ -22,6 +22,7 @@ METHODS = {
     "finetuning": "masktuning.methods.finetuning:Finetuning",
     "cutoff": "masktuning.methods.cutoff:Cutoff",
     "hiddencut": "masktuning.methods.hiddencut:HiddenCut",
+    "random_token_masking": "masktuning.methods.random_token_masking:RandomTokenMasking",
     "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",
 }
 

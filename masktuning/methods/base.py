@@ -112,6 +112,9 @@ class Method(nn.Module):
         """
         return train
 
+    def begin(self, train: Any) -> None:
+        """Called with the prepared training set as a training begins, after `configure`."""
+
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """The padded batch with what the method adds; `rows` are its examples with all columns."""
         return batch
@@ -119,6 +122,13 @@ class Method(nn.Module):
     def counts(self, batch: Batch) -> dict[str, Tensor | int]:
         """What means are divided by. Sums over the whole optimiser step reach `Step.counts`."""
         return {"labels": (batch.labels != -100).sum()}
+
+    def drawn_counts(self, batch: Batch, rng: Tensor) -> dict[str, Tensor | int]:
+        """Further counts, of what is drawn with `rng`, such as tokens masked with a probability.
+
+        `rng` is that of the step, `Step.rng`.
+        """
+        return {}
 
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
         """Yields one loss per term; the step minimises their sum.
@@ -134,6 +144,13 @@ class Method(nn.Module):
         The trainer passes the norms to `after_step`. It costs a copy of their gradients.
         """
         return []
+
+    def after_gradients(self, gradients: Mapping[str, Sequence[Tensor | None]]) -> None:
+        """Takes up the terms' gradients on the watched parameters, in their order; see `after_step`.
+
+        They are lists of tensors, with None for a parameter that a term does not reach. With a
+        GradScaler they are multiplied by its scale. They may not be changed, or kept.
+        """
 
     def after_step(self, norms: Mapping[str, Tensor]) -> None:
         """Takes up the norms of the terms' gradients on the watched parameters.

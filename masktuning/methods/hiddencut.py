@@ -93,7 +93,7 @@ class HiddenCut(Method):
     terms = ("hiddencut",)
     paper = (
         'Chen et al., "HiddenCut: Simple Data Augmentation for Natural Language Understanding '
-        'with Better Generalizability", arXiv 2106.00149'
+        'with Better Generalization", arXiv 2106.00149'
     )
     when = (
         "When the model is a BERT, RoBERTa, DistilBERT or ELECTRA that leans on a few tokens of "

@@ -23,6 +23,7 @@ METHODS = {
     "cutoff": "masktuning.methods.cutoff:Cutoff",
     "hiddencut": "masktuning.methods.hiddencut:HiddenCut",
     "random_token_masking": "masktuning.methods.random_token_masking:RandomTokenMasking",
+    "l3masking": "masktuning.methods.l3masking:L3Masking",
     "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",
 }
 

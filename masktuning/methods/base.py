@@ -146,10 +146,11 @@ class Method(nn.Module):
         return []
 
     def after_gradients(self, gradients: Mapping[str, Sequence[Tensor | None]]) -> None:
-        """Takes up the terms' gradients on the watched parameters, in their order; see `after_step`.
+        """Takes up the gradients of the terms themselves, before `after_step` gets their norms.
 
-        They are lists of tensors, with None for a parameter that a term does not reach. With a
-        GradScaler they are multiplied by its scale. They may not be changed, or kept.
+        There is a list for each term, in the order of the watched parameters, with None for a
+        parameter that the term does not reach. The tensors must be neither changed nor kept; with
+        a GradScaler they are multiplied by its scale.
         """
 
     def after_step(self, norms: Mapping[str, Tensor]) -> None:

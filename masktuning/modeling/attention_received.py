@@ -51,16 +51,20 @@ def _parts(layer: Any) -> AttentionLayer | None:
     attention = getattr(layer, "attention", None)
     inner = getattr(attention, "self", attention)
     like_bert = hasattr(inner, "query")
-    names = ("query", "key", "value") if like_bert else ("q_lin", "k_lin", "v_lin")
-    linear = [getattr(inner, name, None) for name in names]
-    output = getattr(getattr(attention, "output", None), "dense", None)
-    output = output if like_bert else getattr(inner, "out_lin", None)
-    dropout = getattr(getattr(layer, "output" if like_bert else "ffn", None), "dropout", None)
+    owners = {
+        "query": (inner, "query" if like_bert else "q_lin"),
+        "key": (inner, "key" if like_bert else "k_lin"),
+        "value": (inner, "value" if like_bert else "v_lin"),
+        "output": (getattr(attention, "output", None), "dense")
+        if like_bert
+        else (inner, "out_lin"),
+        "dropout": (getattr(layer, "output" if like_bert else "ffn", None), "dropout"),
+    }
+    parts: dict[str, Any] = {k: getattr(owner, name, None) for k, (owner, name) in owners.items()}
     size = getattr(inner, "attention_head_size", None)
-    parts = (*linear, output, dropout)
-    if not isinstance(size, int) or not all(isinstance(one, nn.Module) for one in parts):
+    if not isinstance(size, int) or not all(isinstance(p, nn.Module) for p in parts.values()):
         return None
-    return AttentionLayer(layer, *linear, output, size, dropout)
+    return AttentionLayer(layer=layer, head_size=size, **parts)
 
 
 def attention_received(

@@ -26,7 +26,7 @@ from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.gradient_norms import logs_step
 from masktuning.training.method_collator import MethodCollator
 
-METHODS = ("mask_tuning", "finetuning", "cutoff", "product_of_experts")
+METHODS = ("mask_tuning", "finetuning", "cutoff", "hiddencut", "product_of_experts")
 # Ops whose result, or the size of it, depends on values.
 READING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"}
 READING |= {"_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave"}

@@ -184,10 +184,9 @@ def _key(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, weights: Any) 
             digest.update(f"{name} {len(values)} ".encode())
             digest.update(np.asarray(values, dtype=np.int64).tobytes())
     # The classifier's head and pooler, which may be new in each run, have no part in the scores.
-    encoder = weights.encoder if isinstance(weights, MaskTuningModel) else weights
-    head = weights.mlm_head.mlm if isinstance(weights, MaskTuningModel) else None
-    for module in (encoder, head):
-        for name, tensor in ({} if module is None else module.state_dict()).items():
+    whole = isinstance(weights, MaskTuningModel)
+    for module in (weights.encoder, weights.mlm_head) if whole else (weights,):
+        for name, tensor in module.state_dict().items():
             if "pooler" in name:
                 continue
             digest.update(name.encode())

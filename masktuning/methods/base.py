@@ -67,6 +67,9 @@ class Method(nn.Module):
     """The members of `FEATURES` that the model must provide."""
     terms: ClassVar[tuple[str, ...]] = ("cls",)
     """The names of the losses that `losses` yields, in their order."""
+    masks_at_random: bool = True
+    """Whether masked tokens are a fair sample of the texts, as the early warning about a masked-LM
+    head that predicts badly takes for granted."""
     paper: ClassVar[str] = ""
     """What the model card cites."""
 

@@ -70,6 +70,7 @@ class L3Masking(MultiTask):
     """
 
     Options = L3MaskingOptions
+    masks_at_random = False
     paper = (
         'Kimura et al., "L3Masking: Multi-task Fine-tuning for Language Models by Leveraging '
         'Lessons Learned from Vanilla Models", CustomNLP4U 2024, '

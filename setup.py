@@ -97,6 +97,8 @@ setup(
         "masktuning.kernels",
         "masktuning.methods",
         "masktuning.methods.bias",
+        "masktuning.methods.cuts",
+        "masktuning.methods.masks",
         "masktuning.modeling",
         "masktuning.ops",
         "masktuning.ops.backends",

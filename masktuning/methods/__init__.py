@@ -20,7 +20,10 @@ GROUP = "masktuning.methods"
 METHODS = {
     "mask_tuning": "masktuning.methods.mask_tuning:MaskTuning",
     "finetuning": "masktuning.methods.finetuning:Finetuning",
-    "span_cutoff": "masktuning.methods.span_cutoff:SpanCutoff",
+    "cutoff": "masktuning.methods.cutoff:Cutoff",
+    "hiddencut": "masktuning.methods.hiddencut:HiddenCut",
+    "random_token_masking": "masktuning.methods.random_token_masking:RandomTokenMasking",
+    "l3masking": "masktuning.methods.l3masking:L3Masking",
     "bias_product": "masktuning.methods.bias_product:BiasProduct",
     "reweight": "masktuning.methods.reweight:Reweight",
     "learned_mixin": "masktuning.methods.learned_mixin:LearnedMixin",

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from masktuning.data.batch import Batch
 from masktuning.methods.step import Step
+from masktuning.modeling.attention_received import gives_attentions
 from masktuning.modeling.checkpoint import (
     METHOD,
     load_part,
@@ -29,9 +30,10 @@ from masktuning.modeling.encoder_layers import encoder_layers
 from masktuning.modeling.pooled_state import has_pooled_state
 from masktuning.modeling.shared_encoder import MaskTuningModel
 
-FEATURES = frozenset({"mlm_head", "embeddings", "pooled"})
+FEATURES = frozenset({"mlm_head", "embeddings", "pooled", "attentions"})
 """What a method may require of a model: the masked-LM head, one embedding layer, the pooled state
-that the classifier reads."""
+that the classifier reads, layers whose attention probabilities can be computed and whose
+feed-forward output can be changed."""
 
 
 @dataclass
@@ -69,6 +71,9 @@ class Method(nn.Module):
     """The members of `FEATURES` that the model must provide."""
     terms: ClassVar[tuple[str, ...]] = ("cls",)
     """The names of the losses that `losses` yields, in their order."""
+    masks_at_random: bool = True
+    """Whether masked tokens are a fair sample of the texts, as the early warning about a masked-LM
+    head that predicts badly takes for granted."""
     paper: ClassVar[str] = ""
     """What the model card cites."""
     needs: ClassVar[str] = ""
@@ -92,6 +97,12 @@ class Method(nn.Module):
             )
         if "pooled" in self.requires:
             check_pooled_state(model)
+        if "attentions" in self.requires and not gives_attentions(model.classifier):
+            raise ValueError(
+                f"the layers of {model.config.model_type} do not have the attention and the "
+                "feed-forward output that this method reads: use BERT, RoBERTa, DistilBERT or "
+                "ELECTRA, without chunk_size_feed_forward"
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.configure(options)
@@ -127,6 +138,9 @@ class Method(nn.Module):
         """
         return train
 
+    def begin(self, train: Any) -> None:
+        """Called with the prepared training set as a training begins, after `configure`."""
+
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """The padded batch with what the method adds; `rows` are its examples with all columns."""
         return batch
@@ -134,6 +148,13 @@ class Method(nn.Module):
     def counts(self, batch: Batch) -> dict[str, Tensor | int]:
         """What means are divided by. Sums over the whole optimiser step reach `Step.counts`."""
         return {"labels": (batch.labels != -100).sum()}
+
+    def drawn_counts(self, batch: Batch, rng: Tensor) -> dict[str, Tensor | int]:
+        """Further counts, of what is drawn with `rng`, such as tokens masked with a probability.
+
+        `rng` is that of the step, `Step.rng`.
+        """
+        return {}
 
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
         """Yields one loss per term; the step minimises their sum.
@@ -149,6 +170,14 @@ class Method(nn.Module):
         The trainer passes the norms to `after_step`. It costs a copy of their gradients.
         """
         return []
+
+    def after_gradients(self, gradients: Mapping[str, Sequence[Tensor | None]]) -> None:
+        """Takes up the gradients of the terms themselves, before `after_step` gets their norms.
+
+        There is a list for each term, in the order of the watched parameters, with None for a
+        parameter that the term does not reach. The tensors must be neither changed nor kept; with
+        a GradScaler they are multiplied by its scale.
+        """
 
     def after_step(self, norms: Mapping[str, Tensor]) -> None:
         """Takes up the norms of the terms' gradients on the watched parameters.

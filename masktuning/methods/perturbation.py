@@ -98,19 +98,32 @@ def masked_lm_pass(
         perturbation.mask_token_id,
         perturbation.replacement_ids,
     )
-    output = head(
+    output = predict_masked(encode, head, input_ids, masked, masks.example_ids, rng, perturbation)
+    return output, masked.targets
+
+
+def predict_masked(
+    encode: Callable[[MaskedTokens], Tensor],
+    head: Callable[..., MaskedLMOutput],
+    input_ids: Tensor,
+    masked: MaskedTokens,
+    example_ids: Tensor,
+    rng: Tensor,
+    perturbation: Perturbation,
+) -> MaskedLMOutput:
+    """The second half of `masked_lm_pass`, for tokens that are masked already."""
+    return head(
         encode(masked),
         input_ids,
         masked.positions,
         masked.targets,
-        masks.example_ids,
+        example_ids,
         rng,
         perturbation.banned_ids,
         perturbation.top_k,
         perturbation.temperature,
         perturbation.tokenizer_size,
     )
-    return output, masked.targets
 
 
 def perturbation_from(

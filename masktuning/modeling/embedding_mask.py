@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+
+EmbeddingMask = Tensor | Callable[[Tensor], Tensor]
+"""A mask that broadcasts to the embedding layer's output [B, L, H], or a function from it to one:
+its width H may differ from that of the hidden states."""
 
 
 def embedding_layer(encoder: nn.Module) -> nn.Module | None:
@@ -19,14 +23,14 @@ def embedding_layer(encoder: nn.Module) -> nn.Module | None:
 
 
 @contextmanager
-def masked_embeddings(encoder: nn.Module, mask_BL: Tensor | None) -> Iterator[None]:
-    """Within it the embedding layer's output is zero where `mask_BL` [B, L] bool is false."""
-    if mask_BL is None:
+def masked_embeddings(encoder: nn.Module, mask: EmbeddingMask | None) -> Iterator[None]:
+    """Within it the embedding layer's output [B, L, H] is zero where `mask` is false."""
+    if mask is None:
         yield
         return
 
     def replace(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output * mask_BL[:, :, None]
+        return output * (mask if isinstance(mask, Tensor) else mask(output))
 
     layer = embedding_layer(encoder)
     assert layer is not None  # a method that needs it requires "embeddings"

@@ -183,3 +183,16 @@ def _place(root: nn.Module, module: nn.Module | None) -> tuple[nn.Module, str]:
 def _get(root: nn.Module, name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
     return getattr(root.get_submodule(owner), leaf)
+
+
+def share_encoder(classifier: PreTrainedModel, mlm: PreTrainedModel) -> PreTrainedModel:
+    """The masked LM with the classifier's encoder in place of its own, and tied weights."""
+    setattr(mlm, mlm.base_model_prefix, classifier.base_model)
+    mlm.tie_weights()
+    # Heads that were made of one reading of a checkpoint may have the same memory under one name.
+    known = {id(parameter) for parameter in classifier.parameters()}
+    addresses = {parameter.data_ptr() for parameter in classifier.parameters()}
+    for parameter in mlm.parameters():
+        if id(parameter) not in known and parameter.data_ptr() in addresses:
+            parameter.data = parameter.data.clone()
+    return mlm

@@ -29,7 +29,7 @@ from masktuning.modeling.checkpoint import (
     save_checkpoint,
     starting_with,
 )
-from masktuning.modeling.embedding_mask import masked_embeddings
+from masktuning.modeling.embedding_mask import EmbeddingMask, masked_embeddings
 from masktuning.modeling.encoder_decoder import shifted_right, states_at_end
 from masktuning.modeling.last_layer import (
     LastLayer,
@@ -45,7 +45,7 @@ from masktuning.modeling.loading import (
     load_float32,
     read_weights,
 )
-from masktuning.modeling.mlm_head import MaskedLMHead
+from masktuning.modeling.mlm_head import MaskedLMHead, share_encoder
 from masktuning.modeling.pooled_state import PooledOutput, keeps_pooled
 from masktuning.ops import MaskedTokens
 
@@ -62,7 +62,7 @@ class MaskTuningModel(nn.Module):
     def __init__(self, classifier: PreTrainedModel, mlm: PreTrainedModel | None) -> None:
         super().__init__()
         self.classifier = classifier
-        self.mlm_head = None if mlm is None else MaskedLMHead(_share_encoder(classifier, mlm))
+        self.mlm_head = None if mlm is None else MaskedLMHead(share_encoder(classifier, mlm))
         self._head_names: list[str] = []
         if self.mlm_head is not None:
             self._head_names = own_names(self.mlm_head.mlm, classifier)
@@ -163,7 +163,7 @@ class MaskTuningModel(nn.Module):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         *,
-        embedding_mask: Tensor | None = None,
+        embedding_mask: EmbeddingMask | None = None,
         pooled: bool = False,
         **unused: Any,
     ) -> SequenceClassifierOutput:
@@ -173,8 +173,8 @@ class MaskTuningModel(nn.Module):
             input_ids: [B, L] int64.
             attention_mask: [B, L], or None where there is no padding.
             token_type_ids: [B, L], for families that have them.
-            embedding_mask: [B, L] bool; where it is false the embedding layer's output (after its
-                normalisation and dropout) is replaced by zeros.
+            embedding_mask: bool; where it is false the embedding layer's output [B, L, H] (after
+                its normalisation and dropout), to which it broadcasts, is replaced by zeros.
             pooled: whether to return a `PooledOutput`, which holds the pooled state [B, H] as well:
                 what the head reads first, before dropout. See `has_pooled_state`.
         """
@@ -298,15 +298,3 @@ class MaskTuningModel(nn.Module):
         if found is not None:
             found.append(states_BH)
         return head(states_BH)
-
-
-def _share_encoder(classifier: PreTrainedModel, mlm: PreTrainedModel) -> PreTrainedModel:
-    setattr(mlm, mlm.base_model_prefix, classifier.base_model)
-    mlm.tie_weights()
-    # Heads that were made of one reading of a checkpoint may have the same memory under one name.
-    known = {id(parameter) for parameter in classifier.parameters()}
-    addresses = {parameter.data_ptr() for parameter in classifier.parameters()}
-    for parameter in mlm.parameters():
-        if id(parameter) not in known and parameter.data_ptr() in addresses:
-            parameter.data = parameter.data.clone()
-    return mlm

@@ -113,7 +113,7 @@ def arguments_for(method: str) -> type[MethodArguments]:
 
     Example::
 
-        args = arguments_for("span_cutoff")("out", cutoff_rate=0.2)
+        args = arguments_for("cutoff")("out", cutoff_rate=0.2)
     """
     options = method_class(method).Options
     if options is MaskTuningOptions:

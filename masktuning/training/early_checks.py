@@ -74,7 +74,7 @@ class _EarlyChecks(TrainerCallback):
         if steps >= _STEPS:
             self._labels = LabelCounts(model.config.num_labels, args.device)
             self._handles.append(model.register_forward_hook(self._labels.after_model))
-        if model.mlm_head is not None:
+        if model.mlm_head is not None and self.trainer.method.masks_at_random:
             self._head = MaskedLMCounts(model.config.vocab_size, args.device)
             self._handles.append(model.mlm_head.register_forward_hook(self._head.after_head))
 

@@ -89,6 +89,11 @@ class GradientNorms:
             found[term] = norm / scale
         return found
 
+    def gradients(self, among: Iterable[nn.Parameter]) -> dict[str, list[Tensor | None]]:
+        """Each term's gradient of the parameters `among`; `finish` must have been called."""
+        index = {id(p): i for i, p in enumerate(self.parameters)}
+        return {term: [part[index[id(p)]] for p in among] for term, part in self.parts.items()}
+
     def _averaged(self, part: list[Tensor | None]) -> list[Tensor | None]:
         if not dist.is_initialized():
             return part
@@ -112,9 +117,12 @@ def begin_norms(model: nn.Module, method: Method, logged: bool) -> GradientNorms
 def end_norms(
     norms: GradientNorms, method: Method, scale: float, logged: bool
 ) -> dict[str, Tensor]:
-    """Passes the norms of a step to the method; returns those for the log if the step is logged."""
+    """Passes a step's gradients and their norms to the method; returns the norms for the log if
+    the step is logged.
+    """
     norms.finish()
     if watched := method.watched_parameters():
+        method.after_gradients(norms.gradients(watched))
         method.after_step(norms.norms(scale, watched))
     return norms.norms(scale) if logged else {}
 

@@ -149,6 +149,7 @@ class MaskTuningTrainer(CheckedTrainer):
     def get_train_dataloader(self) -> Any:
         """Trainer's, after taking up the options: a sweep sets them anew for each run."""
         self.method.configure(method_options(self.options))
+        self.method.begin(self.train_dataset)
         self._log.begin()
         self._norms = None  # of a step that was not finished
         self._counts.weigh_classes(self.method, self.train_dataset)
@@ -187,7 +188,9 @@ class MaskTuningTrainer(CheckedTrainer):
         averages gradients: each mean is world_size * sum / count.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, self._counts.total(self.method, batches) if batches else None
+        if not batches:
+            return batches, None
+        return batches, self._counts.total(self.method, batches, self._current_rng())
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -199,12 +202,12 @@ class MaskTuningTrainer(CheckedTrainer):
         inputs = self._prepare_inputs(inputs)
         self.time_log.enter("head")
         method, several = self.method, len(self.method_class.terms) > 1
-        counts = num_items_in_batch
-        counts = self._counts.total(method, [inputs]) if counts is None else counts
+        rng, counts = self._current_rng(), num_items_in_batch
+        counts = self._counts.total(method, [inputs], rng) if counts is None else counts
         joint = several and not self._allows_backward_passes(model)
         smoothing, weights = self.args.label_smoothing_factor, self._counts.class_weights
         named = self._counts.named(counts)
-        step = Step(self._current_rng(), named, smoothing, joint, weights)
+        step = Step(rng, named, smoothing, joint, weights)
         self._speedups.embedding.begin()
         losses = method.losses(Batch.from_dict(inputs), step)
         logged = logs_step(self.args, self.state)

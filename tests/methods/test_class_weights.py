@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import test_span_cutoff
+import test_cutoff
 import torch
 from datasets import Dataset
 from families import examples, tiny_model, tiny_tokenizer
@@ -10,7 +10,7 @@ from stock_step import expected_step, stock_twins
 
 from masktuning import MaskTuningTrainer
 from masktuning.methods.bias.method import COLUMN
-from masktuning.methods.span_cutoff import SpanCutoffOptions
+from masktuning.methods.cutoff import CutoffOptions
 from masktuning.methods.step import WEIGHTS, Step, weight_of_labels
 from masktuning.training.arguments import arguments_for
 
@@ -56,8 +56,8 @@ def by_the_equation(method, model, batch):
     """The loss of the first step, in float64 on the stock classifier."""
     if method == "mask_tuning":
         return expected_step(model, batch, 0.6, epoch=0, weights=GIVEN)[0]
-    if method == "span_cutoff":
-        return test_span_cutoff.expected_step(model, batch, SpanCutoffOptions(), 0, GIVEN)[0]
+    if method == "cutoff":
+        return test_cutoff.expected_step(model, batch, CutoffOptions(), 0, GIVEN)[0]
     classifier, _ = stock_twins(model)
     with torch.no_grad():
         p = classifier(batch["input_ids"], batch["attention_mask"]).logits.softmax(-1)
@@ -72,7 +72,7 @@ def by_the_equation(method, model, batch):
 OPTIONS = {"mask_tuning": {"mask_rate": 0.2, "alpha": 0.6}}
 
 
-@pytest.mark.parametrize("method", ["mask_tuning", "finetuning", "span_cutoff", "bias_product"])
+@pytest.mark.parametrize("method", ["mask_tuning", "finetuning", "cutoff", "bias_product"])
 def test_a_step_is_the_equation_s_and_accumulation_changes_nothing(tmp_path, method):
     options = OPTIONS.get(method, {})
     trainer = trainer_of(tmp_path, method, **options)

@@ -207,7 +207,8 @@ def test_its_help_and_its_checks(files):
             "from masktuning.methods.base import Method as M\nclass Method(M):\n"
             "    requires = frozenset({'telepathy'})\n    def losses(self, batch, step): pass\n",
             "wanting_one:Method",
-            "'requires' with 'telepathy'; a model can give embeddings, mlm_head, pooled",
+            "'requires' with 'telepathy'; a model can give attentions, embeddings, mlm_head, "
+            "pooled",
         ),
         ("odd", "raise KeyError('something')\n", "odd_one:Method", "KeyError: 'something'"),
         (

@@ -395,23 +395,23 @@ def test_an_option_of_another_method_is_named_and_not_used(tmp_path, caplog, giv
 
 def test_a_task_may_name_its_method(tmp_path):
     text = (ROOT / "masktuning" / "tasks" / "demo.yaml").read_text()
-    settings = "settings:\n  method: span_cutoff\n  cutoff_rate: 0.3\n"
+    settings = "settings:\n  method: cutoff\n  cutoff_rate: 0.3\n"
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace("settings:\n", settings))
     job = read_job(["--task", str(path)], EMBEDDED)
-    assert job.training.method == "span_cutoff" and job.training.cutoff_rate == 0.3
-    assert "span_cutoff" in str(job.folder)
+    assert job.training.method == "cutoff" and job.training.cutoff_rate == 0.3
+    assert "cutoff" in str(job.folder)
 
 
 def test_options_of_a_method_reach_it_and_its_config(tmp_path):
     job = read_job(
-        ["--method", "span_cutoff", "--cutoff_rate", "0.3", "--output_dir", str(tmp_path)], EMBEDDED
+        ["--method", "cutoff", "--cutoff_rate", "0.3", "--output_dir", str(tmp_path)], EMBEDDED
     )
     assert job.training.cutoff_rate == 0.3 and job.training.consistency_weight == 1.0
     path = tmp_path / "config.yaml"
     path.write_text(config_text(job))
     again = read_job(["--config", str(path)], EMBEDDED)
-    assert again.training.method == "span_cutoff" and again.training.cutoff_rate == 0.3
+    assert again.training.method == "cutoff" and again.training.cutoff_rate == 0.3
 
 
 def test_info_says_what_each_op_uses(capsys):

@@ -97,7 +97,7 @@ CASES = [
     ("bert", {"gradient_accumulation_steps": 3}),
     ("bert", {"alpha": 0.0}),
     ("bert", {"method": "finetuning"}),
-    ("bert", {"method": "span_cutoff"}),
+    ("bert", {"method": "cutoff"}),
     ("bert", {"backend": "reference"}),
     ("bert", {"precision": "bf16"}),
     ("roberta", {}),

@@ -26,7 +26,7 @@ from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.gradient_norms import logs_step
 from masktuning.training.method_collator import MethodCollator
 
-METHODS = ("mask_tuning", "finetuning", "span_cutoff", "bias_product")
+METHODS = ("mask_tuning", "finetuning", "cutoff", "hiddencut", "bias_product")
 # Ops whose result, or the size of it, depends on values.
 READING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"}
 READING |= {"_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave"}
@@ -173,7 +173,7 @@ OPTIONS = {
         {"corruption": "80-10-10", "top_k": 4, "include_original": True},
         {"alpha": 0.0},
     ],
-    "span_cutoff": [{}, {"divergence": "swapped"}],
+    "cutoff": [{}, {"divergence": "swapped"}, {"cutoff_type": "token"}, {"cutoff_type": "feature"}],
 }
 
 

@@ -225,7 +225,7 @@ def ticking_trainer(clock, folder, method, **options):
         ("mask_tuning", 2, 4, "cpu"),
         ("mask_tuning", 2, 4, "cuda"),
         ("finetuning", 1, 4, "cpu"),
-        ("span_cutoff", 1, 1, "cpu"),
+        ("cutoff", 1, 1, "cpu"),
         ("bias_product", 1, 4, "cuda"),
     ],
 )

@@ -1,0 +1,1 @@
+"""What the methods that cut parts out of a text have in common."""

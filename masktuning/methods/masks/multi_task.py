@@ -1,0 +1,186 @@
+"""Classification of the texts as they are, and a masked LM on copies with masked tokens.
+
+What Random Token Masking and L3Masking share; they differ in how probable it is that a token is
+masked.
+
+Shapes: B examples, L tokens, M masked positions, C classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masktuning.data.batch import Batch
+from masktuning.methods.base import Method
+from masktuning.methods.masks.meta_weights import HeldOut, MetaWeights, layer_parameters
+from masktuning.methods.perturbation import perturbation_from, predict_masked
+from masktuning.methods.step import Step
+from masktuning.ops import MaskedLMOutput, MaskedTokens, sample_masks_threshold
+from masktuning.ops.philox import STREAM_MASKING, draw_words
+
+logger = logging.getLogger(__name__)
+
+THRESHOLDS = "thresholds"
+META = "meta"
+
+
+@dataclass
+class MultiTaskOptions:
+    """What both methods can be told."""
+
+    mask_rate: float = field(
+        default=0.15, metadata={"help": "Mean probability that a token of a text is masked."}
+    )
+    task_weights: str = field(
+        default="fixed",
+        metadata={
+            "help": "fixed keeps mlm_weight; meta learns the weights of both losses from 96 "
+            "labelled rows that it holds out of the training set.",
+            "choices": ["fixed", META],
+        },
+    )
+    mlm_weight: float = field(
+        default=0.5,
+        metadata={
+            "help": "Weight of the masked-LM loss, 0 to 1; the rest weighs the classifier. Used "
+            "with --task_weights fixed."
+        },
+    )
+
+    def check(self) -> None:
+        """Raises ValueError for an option that is out of range, naming it."""
+        if not 0 < self.mask_rate <= 1:
+            raise ValueError(f"mask_rate is {self.mask_rate}: give a share above 0, up to 1")
+        if self.task_weights not in ("fixed", META):
+            raise ValueError(f"task_weights is {self.task_weights}: give fixed or meta")
+        if not 0 <= self.mlm_weight <= 1:
+            raise ValueError(f"mlm_weight is {self.mlm_weight}: give a number from 0 to 1")
+
+
+class MultiTask(Method):
+    """L = w * L_MLM + (1 - w) * L_CLS, with L_CLS on the texts as they are.
+
+    A subclass says with `thresholds` how probable it is that each token is masked.
+    """
+
+    requires = frozenset({"mlm_head"})
+    terms = ("mlm", "cls")
+    _told = False  # that the weights cannot be learned
+
+    def configure(self, options: MultiTaskOptions) -> None:
+        """Takes up options; see `Method.configure`."""
+        super().configure(options)
+        self.special_ids = torch.tensor(sorted(set(self.tokenizer.all_special_ids)))
+        self.held_out: HeldOut | None = None
+        if options.task_weights != META:
+            self.meta: MetaWeights | None = None
+        elif getattr(self, "meta", None) is None:  # a resumed run has loaded its own
+            self.meta = MetaWeights().to(next(self.model.parameters()).device)
+        self.perturbation = perturbation_from(
+            self.tokenizer, self.model.config.vocab_size, corruption="80-10-10"
+        )
+
+    def begin(self, train: Any) -> None:
+        """Chooses the rows that are held out to learn the weights of both losses."""
+        if self.meta is not None:
+            self.held_out = HeldOut.of(train, self.tokenizer)
+
+    def thresholds(
+        self, maskable: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """[B, L] int64, round(q * 2^32) of the probability q that each token is masked.
+
+        Args:
+            maskable: [B, L] bool, false for padding and special tokens, where q is 0.
+            batch, rows: as in `collate`.
+        """
+        raise NotImplementedError
+
+    def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Adds how probable it is that each token is masked; takes away held-out labels."""
+        maskable = ~torch.isin(batch.input_ids, self.special_ids)
+        if batch.attention_mask is not None:
+            maskable &= batch.attention_mask.bool()
+        batch.maskable = maskable
+        batch.columns[THRESHOLDS] = self.thresholds(maskable, batch, rows)
+        if self.held_out is not None:
+            held_B = torch.isin(batch.example_ids, self.held_out.example_ids)
+            batch.labels = batch.labels.masked_fill(held_B, -100)
+        return batch
+
+    def drawn_counts(self, batch: Batch, rng: Tensor) -> dict[str, Tensor | int]:
+        """Masked tokens: those whose draw is below their threshold, as in the op."""
+        t_L = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+        rng, example_ids = rng.to(t_L.device), batch.example_ids[:, None]
+        draws_BL = draw_words(rng, t_L, example_ids, STREAM_MASKING)[0]
+        return {"masked": (draws_BL < batch.columns[THRESHOLDS]).sum()}
+
+    def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
+        """w * L_MLM of the masked copies, then (1 - w) * L_CLS of the texts as they are."""
+        w = self._mlm_weight(step)
+        output, masked = self._masked_lm(batch, step.rng)
+        mlm = step.mean(output.losses, over="masked")
+        same_M = (output.tokens == masked.targets).float()
+        step.log(loss_mlm=mlm, mlm_accuracy=step.mean(same_M, over="masked"))
+        yield w * mlm
+        logits_BC = self.model(batch.input_ids, **batch.texts()).logits
+        classification = step.cross_entropy(logits_BC, batch.labels)
+        step.log(loss_cls=classification)
+        if isinstance(w, Tensor):
+            step.log(mlm_weight=step.mean((batch.labels != -100) * w))
+        yield (1 - w) * classification
+
+    def watched_parameters(self) -> list[nn.Parameter]:
+        """With `task_weights="meta"` the parameters of the encoder's layers."""
+        return [] if self.meta is None else layer_parameters(self.model.encoder)
+
+    def after_gradients(self, gradients: Mapping[str, Sequence[Tensor | None]]) -> None:
+        """Moves the weights towards the losses whose gradient agrees with the held-out rows'."""
+        if self.meta is not None:
+            assert self.held_out is not None
+            ours = self.held_out.gradient(self.model, self.watched_parameters())
+            self.meta.update([gradients[term] for term in self.terms], ours)
+
+    def _mlm_weight(self, step: Step) -> float | Tensor:
+        if self.meta is None:
+            return self.options.mlm_weight
+        if step.joint and not self._told:
+            self._told = True
+            logger.warning(
+                "both losses keep the weight 0.5: --task_weights meta needs a backward pass for "
+                "each, which FSDP, DeepSpeed and ddp_find_unused_parameters false do not allow"
+            )
+        return self.meta.weights()[0]
+
+    def _masked_lm(self, batch: Batch, rng: Tensor) -> tuple[MaskedLMOutput, MaskedTokens]:
+        """Masks a copy of the texts, and predicts its masked tokens."""
+        assert self.model.mlm_head is not None
+        ids = batch.input_ids
+        if self.perturbation.device != ids.device:
+            self.perturbation = self.perturbation.to(ids.device)
+        masked = sample_masks_threshold(
+            ids,
+            batch.columns[THRESHOLDS],
+            batch.example_ids,
+            rng,
+            self.perturbation.mask_token_id,
+            self.perturbation.replacement_ids,
+        )
+        output = predict_masked(
+            # How many tokens of one text are masked at most is not known: the last layer computes
+            # all positions.
+            lambda one: self.model.encode_masked(one, ids, one.positions, 0, **batch.texts()),
+            self.model.mlm_head,
+            ids,
+            masked,
+            batch.example_ids,
+            rng,
+            self.perturbation,
+        )
+        return output, masked

@@ -20,6 +20,7 @@ GROUP = "masktuning.methods"
 METHODS = {
     "mask_tuning": "masktuning.methods.mask_tuning:MaskTuning",
     "finetuning": "masktuning.methods.finetuning:Finetuning",
+    "augmentation": "masktuning.methods.augmentation:Augmentation",
     "no_integrated_loss": "masktuning.methods.no_integrated_loss:NoIntegratedLoss",
     "span_cutoff": "masktuning.methods.span_cutoff:SpanCutoff",
     "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",

@@ -71,6 +71,8 @@ class Method(nn.Module):
     """What the model card cites."""
     when: ClassVar[str] = ""
     """One sentence that tells a user when to choose the method, for docs/methods.md."""
+    seed: int = 0
+    """The seed of the run, for what `prepare` draws; the trainer sets it before `prepare`."""
 
     def __init__(
         self, model: MaskTuningModel, tokenizer: PreTrainedTokenizerBase, options: Any

@@ -22,6 +22,8 @@ METHODS = {
     "finetuning": "masktuning.methods.finetuning:Finetuning",
     "augmentation": "masktuning.methods.augmentation:Augmentation",
     "no_integrated_loss": "masktuning.methods.no_integrated_loss:NoIntegratedLoss",
+    "masked_lm": "masktuning.methods.masked_lm:MaskedLM",
+    "sequential": "masktuning.methods.sequential:Sequential",
     "span_cutoff": "masktuning.methods.span_cutoff:SpanCutoff",
     "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",
 }

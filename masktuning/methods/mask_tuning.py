@@ -137,6 +137,11 @@ class MaskTuning(Method):
 
     def advice(self, metrics: Mapping[str, float]) -> str:
         """Names a masked-LM term whose gradient dwarfed the classifier's."""
+        if self.options.alpha == 1:
+            return (
+                "With --alpha 1 only the masked LM is trained. The classifier has learned nothing, "
+                "so its accuracy means nothing."
+            )
         mlm, cls = (metrics.get(f"train_grad_norm_{term}", 0.0) for term in self.terms)
         if mlm <= _DWARFED * cls:
             return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,9 @@ class MaskTuning(Method):
         return alpha * mlm + (1 - alpha) * classification
     """
 
-    Options = MaskTuningOptions
+    Options: ClassVar[type] = MaskTuningOptions
     requires = frozenset({"mlm_head"})
-    terms = ("mlm", "cls")
+    terms: ClassVar[tuple[str, ...]] = ("mlm", "cls")
     _told = False  # that alpha cannot be set from gradients
     paper = (
         'Ghanbarzadeh et al., "Improving the Reusability of Pre-trained Language Models in '

@@ -20,6 +20,10 @@ GROUP = "masktuning.methods"
 METHODS = {
     "mask_tuning": "masktuning.methods.mask_tuning:MaskTuning",
     "finetuning": "masktuning.methods.finetuning:Finetuning",
+    "augmentation": "masktuning.methods.augmentation:Augmentation",
+    "no_integrated_loss": "masktuning.methods.no_integrated_loss:NoIntegratedLoss",
+    "masked_lm": "masktuning.methods.masked_lm:MaskedLM",
+    "sequential": "masktuning.methods.sequential:Sequential",
     "cutoff": "masktuning.methods.cutoff:Cutoff",
     "hiddencut": "masktuning.methods.hiddencut:HiddenCut",
     "random_token_masking": "masktuning.methods.random_token_masking:RandomTokenMasking",

@@ -80,6 +80,8 @@ class Method(nn.Module):
     """What it needs besides the members of `requires`, such as pairs of texts, in a few words."""
     when: ClassVar[str] = ""
     """One sentence that tells a user when to choose the method, for docs/methods.md."""
+    seed: int = 0
+    """The seed of the run, for what `prepare` draws; the trainer sets it before `prepare`."""
 
     def __init__(
         self, model: MaskTuningModel, tokenizer: PreTrainedTokenizerBase, options: Any

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +66,9 @@ class MaskTuning(Method):
         return alpha * mlm + (1 - alpha) * classification
     """
 
-    Options = MaskTuningOptions
+    Options: ClassVar[type] = MaskTuningOptions
     requires = frozenset({"mlm_head"})
-    terms = ("mlm", "cls")
+    terms: ClassVar[tuple[str, ...]] = ("mlm", "cls")
     _told = False  # that alpha cannot be set from gradients
     paper = (
         'Ghanbarzadeh et al., "Improving the Reusability of Pre-trained Language Models in '
@@ -162,6 +162,11 @@ class MaskTuning(Method):
 
     def advice(self, metrics: Mapping[str, float]) -> str:
         """Names a masked-LM term whose gradient dwarfed the classifier's."""
+        if self.options.alpha == 1:
+            return (
+                "With --alpha 1 only the masked LM is trained. The classifier has learned nothing, "
+                "so its accuracy means nothing."
+            )
         mlm, cls = (metrics.get(f"train_grad_norm_{term}", 0.0) for term in self.terms)
         if mlm <= _DWARFED * cls:
             return ""

@@ -58,13 +58,16 @@ def stage_job(job: TrainingJob, stage: Stage) -> TrainingJob:
     if unknown := given.keys() - names:
         raise UsageError(f"the stage {stage.name!r} has no argument {sorted(unknown)[0]!r}")
     training = training_class(**given)
-    training.do_train, training.do_eval = True, job.training.do_eval
+    training.do_train = True
+    training.do_eval = stage.arguments.get("do_eval", job.training.do_eval)
+    unmeasured = stage.arguments.get("eval_strategy") == "no"  # whatever the run measures
+    run = RunArguments() if unmeasured else RunArguments(eval_ood=job.run.eval_ood)
     start = None if stage.starts_from is None else stage_folder(job, stage.starts_from)
     return TrainingJob(
         job.model,
         job.data,
         training,
-        RunArguments(eval_ood=job.run.eval_ood),
+        run,
         job.task,
         job.chosen | stage.arguments.keys() | {"output_dir"},
         job.embedded,

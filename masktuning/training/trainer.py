@@ -246,6 +246,7 @@ class MaskTuningTrainer(CheckedTrainer):
         """The training set with the method's columns; the first process prepares it first."""
         if dataset is None:
             return None
+        method.seed = self.options.seed
         with self.options.main_process_first(desc="preparing the training set"):
             return method.prepare(dataset, self.stages_folder)
 

@@ -22,6 +22,8 @@ METHODS = {
     "finetuning": "masktuning.methods.finetuning:Finetuning",
     "span_cutoff": "masktuning.methods.span_cutoff:SpanCutoff",
     "product_of_experts": "masktuning.methods.product_of_experts:ProductOfExperts",
+    "dependency_parsing": "masktuning.methods.dependency_parsing:DependencyParsing",
+    "intermediate_parsing": "masktuning.methods.intermediate_parsing:IntermediateParsing",
 }
 
 

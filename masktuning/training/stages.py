@@ -64,7 +64,11 @@ def stage_job(job: TrainingJob, stage: Stage) -> TrainingJob:
         job.model,
         job.data,
         training,
-        RunArguments(eval_ood=job.run.eval_ood),
+        RunArguments(
+            # A stage that measures something of its own measures no set of the task.
+            eval_ood="end" if method_class(stage.method).measures else job.run.eval_ood,
+            early_stopping_patience=stage.early_stopping_patience,
+        ),
         job.task,
         job.chosen | stage.arguments.keys() | {"output_dir"},
         job.embedded,

@@ -1,0 +1,42 @@
+"""Training with a method that is measured by something other than the classification of dev."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def measures_itself(trainer: Any) -> bool:
+    """Whether the trainer's method is measured by `Method.measure`."""
+    return bool(trainer.method.measures)
+
+
+def evaluate_by_method(trainer: Any) -> dict[str, float]:
+    """What Trainer.evaluate does, with what the method measures as the metrics eval_<name>."""
+    with trainer.time_log.during("evaluation"):
+        metrics = _measured(trainer)
+    if not metrics:
+        return {}
+    trainer.log(metrics)
+    args, state, control = trainer.args, trainer.state, trainer.control
+    trainer.control = trainer.callback_handler.on_evaluate(args, state, control, metrics)
+    return metrics
+
+
+@torch.no_grad()
+def _measured(trainer: Any) -> dict[str, float]:
+    found: dict[str, float] = {}
+
+    def measure() -> Iterator[Tensor]:
+        found.update(trainer.method.measure(trainer.args.eval_batch_size))
+        yield torch.zeros(())
+
+    training = trainer.model.training
+    trainer.model.eval()
+    with trainer.accelerator.autocast():
+        trainer.model(losses=measure())  # FSDP's wrapper has to see a forward pass
+    trainer.model.train(training)
+    return {f"eval_{name}": value for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""A tiny treebank, made up for the tests: words of the tiny tokenizer, and grammar to be learned."""
+"""A tiny treebank, made up for the tests, of words that the tiny tokenizer knows."""
 
 from __future__ import annotations
 

@@ -105,11 +105,16 @@ class EvaluatingTrainer(TimedTrainer):
         """The same of the other sets of the run that training measured, by their names."""
         return {name: logits for name, logits in self._kept_logits().items() if name != _DEV}
 
-    def _kept_logits(self) -> dict[str, NDArray[Any]]:
-        step, best = self.state.global_step, self.state.best_model_checkpoint
+    @property
+    def final_step(self) -> int:
+        """The number of optimiser steps of the model that `train` left."""
+        best = self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best is not None:
-            step = step_of(best)
-        return self._kept.get(step, {})
+            return step_of(best)
+        return self.state.global_step
+
+    def _kept_logits(self) -> dict[str, NDArray[Any]]:
+        return self._kept.get(self.final_step, {})
 
     def _may_reorder(self, dataset: Any) -> bool:
         return (

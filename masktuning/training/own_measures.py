@@ -26,6 +26,15 @@ def evaluate_by_method(trainer: Any) -> dict[str, float]:
     return metrics
 
 
+def final_metrics(trainer: Any) -> dict[str, float]:
+    """The same of the model that training left, from the log if training measured that model."""
+    names = [f"eval_{name}" for name in trainer.method.measures]
+    for log in reversed(trainer.state.log_history):
+        if log["step"] == trainer.final_step and all(name in log for name in names):
+            return {name: log[name] for name in names}
+    return evaluate_by_method(trainer)
+
+
 @torch.no_grad()
 def _measured(trainer: Any) -> dict[str, float]:
     found: dict[str, float] = {}

@@ -24,7 +24,7 @@ from masktuning.training.build import build_trainer, planned_steps, training_exa
 from masktuning.training.job import TrainingJob
 from masktuning.training.loss_log import means
 from masktuning.training.model_card import card_of
-from masktuning.training.own_measures import evaluate_by_method, measures_itself
+from masktuning.training.own_measures import final_metrics, measures_itself
 from masktuning.training.perturbation_log import PerturbationLog
 from masktuning.training.selection import prepare_selection
 from masktuning.training.sets_of_run import SetsOfRun, accuracies
@@ -75,7 +75,7 @@ def run(
     measured: dict[str, float] = {}
     scores: dict[str, Scored] = {}
     if measures_itself(trainer):
-        measured = evaluate_by_method(trainer)
+        measured = final_metrics(trainer)
     elif job.training.do_eval:
         scores = _evaluate(trainer, trainer.sets)
     if job.training.do_predict:

@@ -88,8 +88,10 @@ def test_the_run_starts_from_the_encoder_that_learned_parsing(files, tmp_path, c
     assert (results["eval_uas"], results["train_samples"]) == (1.0, 16)
     assert "eval_dev_accuracy" not in results  # its classifier has learned nothing yet
     state = json.loads((stage / "trainer_state.json").read_text())
-    measured = {log["step"]: log["eval_uas"] for log in state["log_history"] if "eval_uas" in log}
+    found = [(log["step"], log["eval_uas"]) for log in state["log_history"] if "eval_uas" in log]
+    measured = dict(found)
     best = state["best_global_step"]
+    assert [step for step, _ in found] == [*range(2, state["global_step"] + 1, 2)]  # each once
     assert state["global_step"] == best + 4 < 80  # two measurements without a better one
     assert state["best_metric"] == measured[best] == 1.0 > measured[2]
     assert (stage / "method" / "model.safetensors").is_file()

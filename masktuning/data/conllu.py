@@ -61,7 +61,10 @@ def read_conllu(path: str | Path) -> list[ParsedSentence]:
 
 def _sentence(path: Path, rows: list[tuple[int, str]]) -> ParsedSentence:
     """The sentence of its rows, which are pairs of a line number and a line."""
-    words, heads, relations, lines = [], [], [], []
+    words: list[str] = []
+    heads: list[int] = []
+    relations: list[str] = []
+    lines: list[int] = []
     for number, line in rows:
         columns = line.split("\t")
         if len(columns) != _COLUMNS:

@@ -37,6 +37,8 @@ METHODS = {
     "confidence_regularization": (
         "masktuning.methods.confidence_regularization:ConfidenceRegularization"
     ),
+    "dependency_parsing": "masktuning.methods.dependency_parsing:DependencyParsing",
+    "intermediate_parsing": "masktuning.methods.intermediate_parsing:IntermediateParsing",
 }
 
 

@@ -52,6 +52,8 @@ class Stage:
     """Its training arguments where they differ from those of the run, such as num_train_epochs."""
     starts_from: str | None = None
     """The earlier stage whose checkpoint it starts from; None for the model of the run."""
+    early_stopping_patience: int | None = None
+    """It ends after so many measurements in a row without a better metric_for_best_model."""
 
 
 class Method(nn.Module):
@@ -76,6 +78,8 @@ class Method(nn.Module):
     head that predicts badly takes for granted."""
     paper: ClassVar[str] = ""
     """What the model card cites."""
+    measures: ClassVar[tuple[str, ...]] = ()
+    """The names of what `measure` returns; empty where the classifier's accuracy is measured."""
     needs: ClassVar[str] = ""
     """What it needs besides the members of `requires`, such as pairs of texts, in a few words."""
     when: ClassVar[str] = ""
@@ -195,6 +199,17 @@ class Method(nn.Module):
         Shown to the user in perturbations.jsonl.
         """
         return None
+
+    def measure(self, batch_size: int) -> dict[str, float]:
+        """Measures what was trained, where that is something other than the classifier.
+
+        A method with `measures` is measured by it in place of the classification of dev, during
+        training and at its end. The names of `measures` are logged as eval_<name>, and
+        metric_for_best_model may be one of them. It is called in evaluation mode and without
+        gradients, in every process, and must return the same in each. An empty result says that
+        there is nothing to measure on.
+        """
+        return {}
 
     def advice(self, metrics: Mapping[str, float]) -> str:
         """A sentence for the user about how training went, from all_results.json, or ""."""

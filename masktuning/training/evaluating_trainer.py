@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from masktuning.evaluation.metrics import accuracy
 from masktuning.evaluation.predict import longest_first, undo_order
+from masktuning.training.own_measures import evaluate_by_method, measures_itself
 from masktuning.training.run_folder import step_of
 from masktuning.training.sets_of_run import SetsOfRun
 from masktuning.training.timed_trainer import TimedTrainer
@@ -48,7 +49,12 @@ class EvaluatingTrainer(TimedTrainer):
         return super().train(*args, **kwargs)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trainer.evaluate, longest texts first if the metrics cannot depend on the order."""
+        """Trainer.evaluate, longest texts first if the metrics cannot depend on the order.
+
+        A method that is measured by something of its own is measured by that.
+        """
+        if eval_dataset is None and measures_itself(self):
+            return evaluate_by_method(self)
         own: Any = self.eval_dataset
         dataset = own if eval_dataset is None else eval_dataset
         if isinstance(dataset, str):
@@ -121,11 +127,16 @@ class EvaluatingTrainer(TimedTrainer):
         finally:
             self.args.dataloader_drop_last = wanted
 
-    def _kept_logits(self) -> dict[str, NDArray[Any]]:
-        step, best = self.state.global_step, self.state.best_model_checkpoint
+    @property
+    def final_step(self) -> int:
+        """The number of optimiser steps of the model that `train` left."""
+        best = self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best is not None:
-            step = step_of(best)
-        return self._kept.get(step, {})
+            return step_of(best)
+        return self.state.global_step
+
+    def _kept_logits(self) -> dict[str, NDArray[Any]]:
+        return self._kept.get(self.final_step, {})
 
     def _may_reorder(self, dataset: Any) -> bool:
         return (

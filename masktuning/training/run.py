@@ -24,6 +24,7 @@ from masktuning.training.build import build_trainer, planned_steps, training_exa
 from masktuning.training.job import TrainingJob
 from masktuning.training.loss_log import means
 from masktuning.training.model_card import card_of
+from masktuning.training.own_measures import final_metrics, measures_itself
 from masktuning.training.perturbation_log import PerturbationLog
 from masktuning.training.selection import prepare_selection
 from masktuning.training.sets_of_run import SetsOfRun, accuracies
@@ -71,14 +72,19 @@ def run(
     trained = _train(job, trainer, resume)
     again = trainer.state.global_step == start and bool(run_folder.read_results(job.folder))
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
-    scores = _evaluate(trainer, trainer.sets) if job.training.do_eval else {}
+    measured: dict[str, float] = {}
+    scores: dict[str, Scored] = {}
+    if measures_itself(trainer):
+        measured = final_metrics(trainer)
+    elif job.training.do_eval:
+        scores = _evaluate(trainer, trainer.sets)
     if job.training.do_predict:
         _predict(job, trainer, sets)
     results = [one.result for one in scores.values()]
     if not trainer.is_world_process_zero():
         return []
     # Where nothing was left to train, the run's time is that of the call that trained it.
-    trained = {**_seconds(trainer, time.perf_counter() - began), **trained}
+    trained = {**_seconds(trainer, time.perf_counter() - began), **trained, **measured}
     metrics = _write_results(job, trainer, trained, results)
     _print_results(job, trainer, metrics, results if summary else [])
     _warn_of_constant(scores)

@@ -34,7 +34,10 @@ STAGES = "stages"
 _STATE = "trainer_state.json"
 _MARK = "# Written by a masktuning run; `python -m masktuning.train --config` repeats it.\n"
 _OF_THIS_CALL = ("config", "dry_run", "overwrite", "resume_from_checkpoint")
-_NAMES_OR_PATHS = ("tokenizer_name", "dataset_name", "deepspeed", "fsdp_config")
+_NAMES_OR_PATHS = {
+    *("tokenizer_name", "dataset_name", "deepspeed", "fsdp_config"),
+    *("treebank", "dev_treebank"),
+}
 # Where Trainer and Accelerate (for FSDP) keep the optimizer's state in a checkpoint.
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_0")
 # What a run writes at its root. It must not write over files of these names that are not its own.

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback
 
 from masktuning.config.errors import UsageError
+from masktuning.methods import method_class
 from masktuning.training.job import TrainingJob
 from masktuning.training.sets_of_run import SetsOfRun
 
@@ -24,7 +25,7 @@ def prepare_selection(job: TrainingJob, trainer: Any, sets: SetsOfRun) -> None:
     if job.run.eval_ood == "epoch" and args.eval_strategy == "no":
         raise UsageError("--eval_ood epoch needs --eval_strategy epoch or steps")
     if args.eval_strategy != "no":
-        sets.check_metric(args)
+        sets.check_metric(args, method_class(args.method).measures)
     if patience is not None:
         if args.metric_for_best_model is None:
             raise UsageError("--early_stopping_patience needs --metric_for_best_model")

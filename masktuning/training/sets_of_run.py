@@ -5,7 +5,7 @@ Shapes: n examples, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,8 +56,10 @@ class SetsOfRun:
         """eval_<set>_accuracy of those sets."""
         return accuracies(self.scores(logits))
 
-    def check_metric(self, args: Any) -> None:
+    def check_metric(self, args: Any, measures: Sequence[str] = ()) -> None:
         """Checks metric_for_best_model before training, which would look it up after an epoch.
+
+        `measures` are the names of what the method measures in place of the sets, if it does.
 
         Raises:
             UsageError: for a metric that training does not measure, naming those that it does.
@@ -67,13 +69,15 @@ class SetsOfRun:
         name = args.metric_for_best_model.removeprefix("eval_")
         others = {f"{one}_accuracy" for one in self._names() if one != self.dev}
         known = {"loss", "accuracy", f"{self.dev}_accuracy"}
-        if name in others and not self.by_epoch:
+        if name in others and not self.by_epoch and not measures:
             raise UsageError(
                 f"--metric_for_best_model {args.metric_for_best_model} is measured at the end of "
                 "the run only: give --eval_ood epoch to measure it during training"
             )
         if self.by_epoch:
             known |= others
+        if measures:
+            known = {*measures}
         if name not in known:
             raise UsageError(
                 f"unknown --metric_for_best_model {args.metric_for_best_model}: training measures "

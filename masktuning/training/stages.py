@@ -60,8 +60,13 @@ def stage_job(job: TrainingJob, stage: Stage) -> TrainingJob:
     training = training_class(**given)
     training.do_train = True
     training.do_eval = stage.arguments.get("do_eval", job.training.do_eval)
-    unmeasured = stage.arguments.get("eval_strategy") == "no"  # whatever the run measures
-    run = RunArguments() if unmeasured else RunArguments(eval_ood=job.run.eval_ood)
+    # A stage that measures nothing, or something of its own, measures no set of the task.
+    nothing = stage.arguments.get("eval_strategy") == "no"
+    of_task = not (nothing or method_class(stage.method).measures)
+    run = RunArguments(
+        eval_ood=job.run.eval_ood if of_task else "end",
+        early_stopping_patience=stage.early_stopping_patience,
+    )
     start = None if stage.starts_from is None else stage_folder(job, stage.starts_from)
     return TrainingJob(
         job.model,

@@ -45,12 +45,12 @@ class MaskTuningOptions:
     mask_policy: str = field(
         default=RANDOM,
         metadata={
-            "help": "Which tokens are masked. random: any, as in the paper; spare leaves out tokens "
-            "that are associated with a label, aim masks those first; bernoulli masks each token "
-            "with probability mask_rate; whole_word masks whole words; keywords masks only the 10 "
-            "tokens most typical of each label, by tf-idf; keywords_attention finds these by the "
-            "attention of a fine-tuned classifier, which is trained first; l3 takes each token's "
-            "probability from the column mask_thresholds of the training set.",
+            "help": "Which tokens are masked. random: any, as in the paper; spare leaves out "
+            "tokens that are associated with a label, aim masks those first; bernoulli masks each "
+            "token with probability mask_rate; whole_word masks whole words; keywords masks only "
+            "the 10 tokens most typical of each label, by tf-idf; keywords_attention finds these "
+            "by the attention of a fine-tuned classifier, which is trained first; l3 takes each "
+            "token's probability from the column mask_thresholds of the training set.",
             "choices": [*POLICIES],
         },
     )

@@ -138,24 +138,9 @@ def sample_masks(
 
         chosen = _choose(can, draw, wanted)
         _write(
-            input_ids,
-            replacement_ids,
-            masked_ids,
-            positions,
-            targets,
-            b * L,
-            L,
-            N,
-            M,
-            mask_token_id,
-            seed,
-            epoch,
-            example_id,
-            chosen,
-            begin,
-            BLOCK,
-            CORRUPT,
-        )
+            input_ids, replacement_ids, masked_ids, positions, targets, b * L, L, N, M,
+            mask_token_id, seed, epoch, example_id, chosen, begin, BLOCK, CORRUPT,
+        )  # fmt: skip
         # Offsets that ask for more tokens than the row can mask leave surplus slots.
         _ignore(positions, targets, begin + wanted, tl.minimum(end, M), BLOCK)
 
@@ -195,21 +180,6 @@ def sample_masks_threshold(
         example_id = tl.load(example_ids + b)
         chosen = _below_threshold(thresholds, seed, epoch, example_id, b * L, L, BLOCK)
         _write(
-            input_ids,
-            replacement_ids,
-            masked_ids,
-            positions,
-            targets,
-            b * L,
-            L,
-            N,
-            M,
-            mask_token_id,
-            seed,
-            epoch,
-            example_id,
-            chosen,
-            tl.load(offsets + b),
-            BLOCK,
-            CORRUPT,
-        )
+            input_ids, replacement_ids, masked_ids, positions, targets, b * L, L, N, M,
+            mask_token_id, seed, epoch, example_id, chosen, tl.load(offsets + b), BLOCK, CORRUPT,
+        )  # fmt: skip

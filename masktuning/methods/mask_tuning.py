@@ -38,7 +38,8 @@ class MaskTuning(Method):
     back-propagated and pass A freed before pass B runs. The gradient is that of the sum, and the
     peak memory is near that of plain fine-tuning. With alpha = 0 pass A runs without a graph: the
     paper's ablation "without integrated loss" (section VI). `alpha="auto"` sets alpha from the
-    gradients of both terms; see `GradientBalance` for its equation.
+    gradients of both terms; see `GradientBalance` for its equation. A numeric alpha may change over
+    the run: see `scheduled`. Which tokens are masked is the choice of a `MaskPolicy`.
 
     Equivalent to::
 

@@ -67,7 +67,11 @@ class Bernoulli(Thresholds):
 
 
 class ThresholdColumn(Thresholds):
-    """The policy `l3`: the thresholds are the column `mask_thresholds` of the training set."""
+    """The policy `l3`: the thresholds are the column `mask_thresholds` of the training set.
+
+    Whoever computes such a column, as L3Masking does from pseudo-likelihoods, adds it to the
+    training set in `prepare`, unless it is there already.
+    """
 
     def prepare(self, model: MaskTuningModel, train: Any, cache: Path) -> Any:
         """The training set as it is.

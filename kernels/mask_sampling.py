@@ -1,4 +1,4 @@
-"""sample_masks, with the policy `exact`, in Triton: one program per row.
+"""sample_masks and sample_masks_threshold in Triton: one program per row.
 
 Shapes: B examples, L tokens, M masked positions, N replacement ids.
 """
@@ -50,10 +50,58 @@ def _choose(can, draw, wanted):
     return smaller | ((same != 0) & (tl.cumsum(same, 0) - same < ties))
 
 
+@triton.jit
+def _write(
+    input_ids,
+    replacement_ids,
+    masked_ids,
+    positions,
+    targets,
+    start,  # of the row in the flattened batch
+    L,
+    N,
+    M,
+    mask_token_id,
+    seed,
+    epoch,
+    example_id,
+    chosen,
+    begin,  # the slot of the row's first masked token
+    BLOCK: tl.constexpr,
+    CORRUPT: tl.constexpr,
+):
+    """Writes the masked row, and the positions and originals of the chosen tokens."""
+    t = tl.arange(0, BLOCK)
+    flat = start + t
+    original = tl.load(input_ids + flat, mask=t < L, other=0)
+    shown = original * 0 + mask_token_id
+    if CORRUPT:
+        kind, which = token_words(seed, epoch, example_id, t, _CORRUPTION)
+        random = tl.load(replacement_ids + ((which * N) >> 32), mask=chosen, other=0)
+        kept = tl.where(kind < _SHOW_RANDOM_BELOW, random, original)
+        shown = tl.where(kind < _SHOW_MASK_BELOW, shown, kept)
+    tl.store(masked_ids + flat, tl.where(chosen, shown, original), mask=t < L)
+    slots = begin + tl.cumsum(chosen.to(tl.int64), 0) - 1
+    fits = chosen & (slots >= 0) & (slots < M)
+    tl.store(positions + slots, flat, mask=fits)
+    tl.store(targets + slots, original, mask=fits)
+
+
+@triton.jit
+def _below_threshold(thresholds, seed, epoch, example_id, start, L, BLOCK: tl.constexpr):
+    """Which tokens of a row have a draw below their threshold."""
+    t = tl.arange(0, BLOCK)
+    draw, _ = token_words(seed, epoch, example_id, t, _MASKING)
+    return draw < tl.load(thresholds + start + t, mask=t < L, other=0)
+
+
 # Triton compiles other variants for integers that are 1 or multiples of 16 and aligned pointers.
 # These arguments change from batch to batch, so it must not look at them.
 _ANY = """input_ids maskable example_ids offsets rng replacement_ids masked_ids positions targets
 B L N M mask_token_id""".split()
+_ANY_COUNTED = "thresholds example_ids rng counts B L".split()
+_ANY_THRESHOLD = """input_ids thresholds example_ids offsets rng replacement_ids masked_ids
+positions targets B L N M mask_token_id""".split()
 
 
 @triton.jit(do_not_specialize=_ANY)
@@ -89,17 +137,49 @@ def sample_masks(
         wanted = tl.minimum(end - begin, tl.sum(can.to(tl.int64), 0))
 
         chosen = _choose(can, draw, wanted)
-        original = tl.load(input_ids + flat, mask=t < L, other=0)
-        shown = original * 0 + mask_token_id
-        if CORRUPT:
-            kind, which = token_words(seed, epoch, example_id, t, _CORRUPTION)
-            random = tl.load(replacement_ids + ((which * N) >> 32), mask=chosen, other=0)
-            kept = tl.where(kind < _SHOW_RANDOM_BELOW, random, original)
-            shown = tl.where(kind < _SHOW_MASK_BELOW, shown, kept)
-        tl.store(masked_ids + flat, tl.where(chosen, shown, original), mask=t < L)
-        slots = begin + tl.cumsum(chosen.to(tl.int64), 0) - 1
-        fits = chosen & (slots >= 0) & (slots < M)
-        tl.store(positions + slots, flat, mask=fits)
-        tl.store(targets + slots, original, mask=fits)
+        _write(
+            input_ids, replacement_ids, masked_ids, positions, targets, b * L, L, N, M,
+            mask_token_id, seed, epoch, example_id, chosen, begin, BLOCK, CORRUPT,
+        )  # fmt: skip
         # Offsets that ask for more tokens than the row can mask leave surplus slots.
         _ignore(positions, targets, begin + wanted, tl.minimum(end, M), BLOCK)
+
+
+@triton.jit(do_not_specialize=_ANY_COUNTED)
+def count_below_threshold(thresholds, example_ids, rng, counts, B, L, BLOCK: tl.constexpr):
+    b = tl.program_id(0).to(tl.int64)
+    if b < B:
+        seed, epoch = tl.load(rng), tl.load(rng + 1)
+        example_id = tl.load(example_ids + b)
+        chosen = _below_threshold(thresholds, seed, epoch, example_id, b * L, L, BLOCK)
+        tl.store(counts + b, tl.sum(chosen.to(tl.int64), 0))
+
+
+@triton.jit(do_not_specialize=_ANY_THRESHOLD)
+def sample_masks_threshold(
+    input_ids,
+    thresholds,
+    example_ids,
+    offsets,
+    rng,
+    replacement_ids,
+    masked_ids,
+    positions,
+    targets,
+    B,
+    L,
+    N,
+    M,
+    mask_token_id,
+    BLOCK: tl.constexpr,
+    CORRUPT: tl.constexpr,
+):
+    b = tl.program_id(0).to(tl.int64)
+    if b < B:
+        seed, epoch = tl.load(rng), tl.load(rng + 1)
+        example_id = tl.load(example_ids + b)
+        chosen = _below_threshold(thresholds, seed, epoch, example_id, b * L, L, BLOCK)
+        _write(
+            input_ids, replacement_ids, masked_ids, positions, targets, b * L, L, N, M,
+            mask_token_id, seed, epoch, example_id, chosen, tl.load(offsets + b), BLOCK, CORRUPT,
+        )  # fmt: skip

@@ -1,4 +1,6 @@
-// sample_masks on a GPU, with the policy `exact`: one block per row, and a radix select over the draws.
+// sample_masks and sample_masks_threshold on a GPU, one block per row. The policy `exact` is a radix
+// select over the draws. The policy `threshold` first counts the tokens of each row, whose sums say
+// where the rows begin in the outputs, and then writes them.
 //
 // Every pass computes the draws again. Philox costs less than keeping them, and any length fits.
 // Shapes: B examples, L tokens, M masked positions, N replacement ids.
@@ -11,13 +13,15 @@ constexpr i64 kIgnoreIndex = -100;
 constexpr u32 kShowMaskBelow = 3435973837u;    // round(0.8 * 2^32)
 constexpr u32 kShowRandomBelow = 3865470566u;  // round(0.9 * 2^32)
 
-// Packed by masktuning/ops/mask_sampling.py, in this order.
+// Packed by masktuning/ops/mask_sampling.py and threshold_masking.py, in this order.
 struct MaskArguments {
   const i64* input_ids_BL;
   const bool* maskable_BL;
   const i64 *example_ids_B, *offsets_B1, *rng_2;
   const i64* replacement_ids_N;  // null: every masked token is replaced by the mask
   i64 *masked_ids_BL, *positions_M, *targets_M;
+  const i64* thresholds_BL;  // of the policy `threshold`, which has no maskable_BL
+  i64* counts_B;             // what its first kernel writes
   i64 B, L, N, M, mask_token_id;
 };
 
@@ -62,6 +66,10 @@ struct Row {
 
   __device__ __forceinline__ u32 draw(i64 t) const {
     return philox4x32_10((u32)t, example_id, epoch, kStreamMasking, k0, k1).w0;
+  }
+
+  __device__ __forceinline__ bool below_threshold(i64 t) const {
+    return t < a.L && (i64)draw(t) < a.thresholds_BL[b * a.L + t];
   }
 
   // What replaces a masked token: the mask or, if there are replacement ids, sometimes one of them or
@@ -154,4 +162,40 @@ extern "C" __global__ __launch_bounds__(256) void sample_masks(masktuning::MaskA
   }
   // Offsets that ask for more tokens than the row can mask leave surplus slots.
   fill(a, begin + smaller + (equal < ties ? equal : ties), end);
+}
+
+// The number of tokens of each row whose draw is below their threshold.
+extern "C" __global__ __launch_bounds__(256) void count_below_threshold(masktuning::MaskArguments a) {
+  using namespace masktuning;
+  const i64 b = blockIdx.x;
+  if (b >= a.B) return;  // an empty batch still has one block
+  const Row row(a, b);
+  u32 mine = 0, total;
+  for (i64 t = threadIdx.x; t < a.L; t += kThreads) mine += row.below_threshold(t) ? 1u : 0u;
+  exclusive_sum(mine, &total);
+  if (threadIdx.x == 0) a.counts_B[b] = total;
+}
+
+// Masks these tokens. The offsets are the sums of the counts.
+extern "C" __global__ __launch_bounds__(256) void sample_masks_threshold(masktuning::MaskArguments a) {
+  using namespace masktuning;
+  const i64 b = blockIdx.x;
+  if (b >= a.B) return;
+  const Row row(a, b);
+  i64 slot = a.offsets_B1[b];  // of the first masked token of this chunk
+  for (i64 chunk = 0; chunk < a.L; chunk += kThreads) {
+    const i64 t = chunk + threadIdx.x;
+    const bool chosen = row.below_threshold(t);
+    u32 total;
+    const u32 before = exclusive_sum(chosen ? 1u : 0u, &total);
+    if (t < a.L) {
+      const i64 flat = b * a.L + t, original = a.input_ids_BL[flat];
+      a.masked_ids_BL[flat] = chosen ? row.shown(t, original) : original;
+      if (chosen) {
+        a.positions_M[slot + before] = flat;
+        a.targets_M[slot + before] = original;
+      }
+    }
+    slot += total;
+  }
 }

@@ -39,6 +39,9 @@ class Batch:
     max_masked: int = 0
     """The largest number of tokens to mask in one example (a smaller number would give the states
     of other tokens), or 0 if it is not known."""
+    rng: Tensor | None = None
+    """[2] int64 on the CPU, the seed and the epoch. It is there only while a batch is collated:
+    `as_dict` leaves it out, since a training step has its own."""
     columns: dict[str, Tensor] = field(default_factory=dict)
     """What the method made of its own columns, by their names."""
 
@@ -60,5 +63,5 @@ class Batch:
 
 OF_ROWS = ("input_ids", "labels", "attention_mask", "token_type_ids")
 """Those that a tokenised row may hold; the others are made of the batch."""
-NAMES = tuple(one.name for one in fields(Batch) if one.name != "columns")
+NAMES = tuple(one.name for one in fields(Batch) if one.name not in ("rng", "columns"))
 """The field names, a tensor first: Accelerate reads a batch's size from its first value."""

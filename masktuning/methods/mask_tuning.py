@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from masktuning.data.batch import Batch
 from masktuning.data.collator import MaskPlan
+from masktuning.methods.alpha_schedule import CONSTANT, scheduled
 from masktuning.methods.balance import START, GradientBalance, last_layer_parameters
-from masktuning.methods.base import Method
-from masktuning.methods.mask_policy import RANDOM, choose_maskable, with_label_bearing
+from masktuning.methods.base import Method, Stage
 from masktuning.methods.mask_tuning_options import AUTO, MaskTuningOptions
+from masktuning.methods.masks import policy_class
+from masktuning.methods.masks.base import set_masked
 from masktuning.methods.perturbation import MaskBatch, masked_lm_pass, perturbation_from
 from masktuning.methods.step import Step
 from masktuning.modeling.checkpoint import METHOD, part_file
@@ -49,7 +51,8 @@ class MaskTuning(Method):
 
     The mask rate of 0.05 is the paper's. Its alpha is 0.6 for SST-2, 0.7 for MNLI and 0.8 for QQP,
     with three epochs (`--preset paper`); the default `auto` follows the norms of both gradients,
-    since a fixed alpha ruins short runs. docs/mask_tuning.md explains it and the mask policies.
+    since a fixed alpha ruins short runs. A numeric alpha may change over the run
+    (`--alpha_schedule`). docs/mask_tuning.md explains alpha and the mask policies.
 
     The log has `loss_mlm`, `loss_cls`, the norms of their gradients before clipping and
     `mlm_accuracy`, the share of predictions that equal the original token. Where predictions are
@@ -94,22 +97,23 @@ class MaskTuning(Method):
             options.top_k,
             options.temperature,
         )
+        name, size = options.mask_policy, self.model.config.vocab_size
+        self.mask_policy = policy_class(name)(self.tokenizer, size, options, name)
+
+    @classmethod
+    def stages(cls, options: MaskTuningOptions) -> list[Stage]:
+        """What the mask policy needs."""
+        return policy_class(options.mask_policy).stages(options)
 
     def prepare(self, train: Any, cache: Path) -> Any:
-        """Adds the flags of label-bearing tokens, if the mask policy needs them."""
-        if self.options.mask_policy == RANDOM:
-            return train
-        return with_label_bearing(train, self.model.config.vocab_size)
+        """Adds the columns of the mask policy."""
+        return self.mask_policy.prepare(self.model, train, cache)
 
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Adds which tokens may be masked, and how many, unless the user's collator has done so."""
         if batch.offsets is None:
-            batch.maskable, batch.offsets = self.plan(batch.input_ids, batch.attention_mask)
-            batch.num_masked = int(batch.offsets[-1])
-            batch.max_masked = int(batch.offsets.diff().max())
-        if self.options.mask_policy != RANDOM:
-            batch.maskable = choose_maskable(self.options.mask_policy, batch, rows)
-        return batch
+            set_masked(batch, *self.plan(batch.input_ids, batch.attention_mask))
+        return self.mask_policy.collate(batch, rows)
 
     def counts(self, batch: Batch) -> dict[str, Tensor | int]:
         """Masked tokens and labels."""
@@ -136,7 +140,7 @@ class MaskTuning(Method):
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
         """alpha * L_MLM of pass A, then (1 - alpha) * L_FT of pass B."""
         alpha = self._alpha(step)
-        trains_mlm = isinstance(alpha, Tensor) or alpha > 0
+        trains_mlm = self.balance is not None or self.options.alpha > 0
         # In one joint backward pass DDP and FSDP want a gradient, of 0, for the head as well.
         with torch.set_grad_enabled(torch.is_grad_enabled() and (trains_mlm or step.joint)):
             output, targets_M = self._masked_lm(batch, step.rng)
@@ -152,7 +156,7 @@ class MaskTuning(Method):
         # The kernel takes alpha as a number, so a tensor is applied to its result.
         dual = step.joint_loss(output.losses.detach(), logits, labels, 0.0, copies)
         self._log(step, output, targets_M, loss_mlm=dual.mlm, loss_cls=dual.classification)
-        if isinstance(alpha, Tensor):
+        if self.balance is not None or self.options.alpha_schedule != CONSTANT:
             step.log(alpha=step.mean((batch.labels != -100) * alpha))
         yield (1 - alpha) * dual.loss
 
@@ -178,8 +182,7 @@ class MaskTuning(Method):
     def _alpha(self, step: Step) -> float | Tensor:
         """The weight of the masked-LM loss in this step."""
         if self.balance is None:
-            assert isinstance(self.options.alpha, int | float)
-            return self.options.alpha
+            return scheduled(self.options.alpha_schedule, self.options.alpha, step.progress)
         if step.joint and not self._told:
             self._told = True
             logger.warning(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from masktuning.methods.mask_policy import POLICIES, RANDOM
+from masktuning.methods.alpha_schedule import CONSTANT, SCHEDULES
+from masktuning.methods.masks import BY_PROBABILITY, POLICIES, RANDOM
 
 AUTO = "auto"  # the alpha that follows the gradients
 
@@ -22,6 +23,14 @@ class MaskTuningOptions:
             "keeps the masked-LM gradient a tenth as large as the classifier's."
         },
     )
+    alpha_schedule: str = field(
+        default=CONSTANT,
+        metadata={
+            "help": "How a numeric alpha changes over the run: linear and cosine let it fall to 0, "
+            "warmup lets it rise from 0 over the first tenth.",
+            "choices": [*SCHEDULES],
+        },
+    )
     mask_rate: float = field(
         default=0.05,
         metadata={"help": "Share of each example's tokens to mask; see min_per_example."},
@@ -36,8 +45,12 @@ class MaskTuningOptions:
     mask_policy: str = field(
         default=RANDOM,
         metadata={
-            "help": "Which tokens are masked: any, as in the paper; spare leaves out tokens that "
-            "are associated with a label, aim masks those first.",
+            "help": "Which tokens are masked. random: any, as in the paper; spare leaves out "
+            "tokens that are associated with a label, aim masks those first; bernoulli masks each "
+            "token with probability mask_rate; whole_word masks whole words; keywords masks only "
+            "the 10 tokens most typical of each label, by tf-idf; keywords_attention finds these "
+            "by the attention of a fine-tuned classifier, which is trained first; l3 takes each "
+            "token's probability from the column mask_thresholds of the training set.",
             "choices": [*POLICIES],
         },
     )
@@ -75,11 +88,20 @@ class MaskTuningOptions:
             self.alpha = _number(self.alpha)
         if isinstance(self.alpha, float) and not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}: give a number from 0 to 1, or auto")
+        if self.alpha_schedule not in SCHEDULES:
+            raise ValueError(
+                f"alpha_schedule is {self.alpha_schedule}: give {' or '.join(SCHEDULES)}"
+            )
+        if self.alpha_schedule != CONSTANT and self.alpha == AUTO:
+            raise ValueError(
+                f"alpha_schedule is {self.alpha_schedule} and alpha is auto, which follows the "
+                "gradients: give alpha as a number from 0 to 1"
+            )
         if self.mask_policy not in POLICIES:
             raise ValueError(f"mask_policy is {self.mask_policy}: give {' or '.join(POLICIES)}")
         if self.gate not in ("none", "label"):
             raise ValueError(f"gate is {self.gate}: give none or label")
-        if self.gate == "label" and self.alpha == 1:
+        if self.gate == "label" and self.alpha == 1 and self.alpha_schedule == CONSTANT:
             raise ValueError(
                 "gate is label and alpha is 1: with that alpha the classifier is not trained, so "
                 "its labels mean nothing"
@@ -88,6 +110,11 @@ class MaskTuningOptions:
             raise ValueError(f"mask_rate is {self.mask_rate}: give a share above 0, up to 1")
         if self.min_per_example < 0:
             raise ValueError(f"min_per_example is {self.min_per_example}: give 0 or more")
+        if self.min_per_example and self.mask_policy in BY_PROBABILITY:
+            raise ValueError(
+                f"min_per_example is {self.min_per_example} and mask_policy is {self.mask_policy}, "
+                "which masks by probability and ensures no number of tokens: give 0"
+            )
         if not 1 <= self.top_k <= 64:
             raise ValueError(f"top_k is {self.top_k}: give a number from 1 to 64")
         if not self.temperature > 0:

@@ -28,6 +28,8 @@ class Step:
         joint: whether one backward pass serves all losses, so that every parameter must take part.
         class_weights: [C] float64, the weights of the classes in the cross-entropy, or None. The
             count "class_weights" is then the sum of the weights of the labels.
+        progress: the share of the run's optimiser steps that are done, from 0 to below 1; the same
+            for all micro-batches and processes of a step.
         logged: what the method logged, by name.
     """
 
@@ -38,12 +40,14 @@ class Step:
         label_smoothing: float = 0.0,
         joint: bool = False,
         class_weights: Tensor | None = None,
+        progress: float = 0.0,
     ) -> None:
         self.rng = rng
         self.counts = counts
         self.label_smoothing = label_smoothing
         self.joint = joint
         self.class_weights = class_weights
+        self.progress = progress
         self.logged: dict[str, Tensor] = {}
 
     def mean(self, values: Tensor, over: str = "labels") -> Tensor:

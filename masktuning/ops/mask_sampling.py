@@ -17,7 +17,9 @@ from masktuning.ops.philox import STREAM_CORRUPTION, STREAM_MASKING, draw_words
 
 _SHOW_MASK_BELOW = round(0.8 * 2**32)
 _SHOW_RANDOM_BELOW = round(0.9 * 2**32)
-_CUDA = launch.declare("mask_sampling", "9P5q", ["sample_masks"])
+CUDA = launch.declare(
+    "mask_sampling", "11P5q", ["sample_masks", "count_below_threshold", "sample_masks_threshold"]
+)
 
 
 class MaskedTokens(NamedTuple):
@@ -198,9 +200,9 @@ def _cuda(
     outputs = empty_outputs(input_ids, num_masked)
     held = contiguous(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
     B, L = input_ids.shape
-    addresses = (*map(address, held), *map(address, outputs))
+    addresses = (*map(address, held), *map(address, outputs), 0, 0)
     sizes = (B, L, length(replacement_ids), num_masked)
-    arguments = launch.pack(_CUDA, *addresses, *sizes, mask_token_id)
+    arguments = launch.pack(CUDA, *addresses, *sizes, mask_token_id)
     launch.start(input_ids.device, "sample_masks", (max(B, 1), 1), 256, arguments)
     return outputs
 
@@ -216,23 +218,24 @@ def _triton(
 def triton_launch(
     inputs: MaskingInputs, maskable: Tensor, offsets: Tensor, outputs: MaskedTokens
 ) -> triton.Launch:
-    """How Triton's kernel is started; `outputs` are those of `sample_masks`.
-
-    BLOCK has one value for all texts of up to 128 tokens, and one for each doubling of that.
-    """
+    """How Triton's kernel is started; `outputs` are those of `sample_masks`."""
     input_ids, example_ids, rng, mask_token_id, replacement_ids = inputs
     B, L = input_ids.shape
     held = contiguous(input_ids, maskable, example_ids, offsets, rng, replacement_ids)
     sizes = (B, L, length(replacement_ids), outputs[1].shape[0])
     arguments = (*held, *outputs, *sizes, mask_token_id)
-    options = {
-        "BLOCK": max(triton.power_of_two(L), 128),
-        "CORRUPT": replacement_ids is not None,
-        "num_warps": 4,
-    }
+    options = {**triton_block(L), "CORRUPT": replacement_ids is not None}
     # An empty batch still has the surplus slots, which program 0 fills.
     kernel = triton.kernels("mask_sampling").sample_masks
     return triton.Launch(kernel, max(B, 1), arguments, options)
+
+
+def triton_block(L: int) -> dict[str, Any]:
+    """Compile options of Triton's kernels that have one program per row.
+
+    BLOCK has one value for all texts of up to 128 tokens, and one for each doubling of that.
+    """
+    return {"BLOCK": max(triton.power_of_two(L), 128), "num_warps": 4}
 
 
 KERNELS = select.register(

@@ -43,6 +43,7 @@ from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
 from masktuning.training.other_losses import refuse_other_losses
 from masktuning.training.precision import say_precision
+from masktuning.training.run_clock import RunClock
 from masktuning.training.run_folder import STAGES
 from masktuning.training.sharding import check_sharding
 from masktuning.training.speedups import speedups
@@ -118,8 +119,8 @@ class MaskTuningTrainer(CheckedTrainer):
         for callback in self._speedups:
             self.add_callback(callback)
         self.model_accepts_loss_kwargs = False
-        self._rng: Tensor | None = None
-        self._epoch = -1
+        self._clock = RunClock(self)
+        self.add_callback(self._clock)
         self._norms: GradientNorms | None = None
         self._counts = StepCounts(args, self.accelerator)
         self._counts.weigh_classes(self.method, self.train_dataset)
@@ -155,7 +156,7 @@ class MaskTuningTrainer(CheckedTrainer):
         self._counts.weigh_classes(self.method, self.train_dataset)
         warn_of_stream(self.train_dataset, self.options)
         padding = self.data_collator
-        self.data_collator = MethodCollator(padding, self.method)
+        self.data_collator = MethodCollator(padding, self.method, self._clock.for_collator)
         try:
             return super().get_train_dataloader()
         finally:
@@ -165,11 +166,11 @@ class MaskTuningTrainer(CheckedTrainer):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.options.train_sampling_strategy != BY_LENGTH or not len(dataset):
             return super()._get_train_sampler(dataset)
-        return similar_length_sampler(dataset, self.options, self._current_epoch)
+        return similar_length_sampler(dataset, self.options, lambda: self._clock.epoch)
 
     def collate(self, rows: Sequence[Any]) -> dict[str, Any]:
         """A padded batch of training rows, with what the method adds to it."""
-        return MethodCollator(self.data_collator, self.method)(rows)
+        return MethodCollator(self.data_collator, self.method, self._clock.for_collator)(rows)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer.train, on the back end that the arguments name."""
@@ -190,7 +191,7 @@ class MaskTuningTrainer(CheckedTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        return batches, self._counts.total(self.method, batches, self._current_rng())
+        return batches, self._counts.total(self.method, batches, self._clock.rng)
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -202,12 +203,12 @@ class MaskTuningTrainer(CheckedTrainer):
         inputs = self._prepare_inputs(inputs)
         self.time_log.enter("head")
         method, several = self.method, len(self.method_class.terms) > 1
-        rng, counts = self._current_rng(), num_items_in_batch
-        counts = self._counts.total(method, [inputs], rng) if counts is None else counts
+        clock, counts = self._clock, num_items_in_batch
+        counts = self._counts.total(method, [inputs], clock.rng) if counts is None else counts
         joint = several and not self._allows_backward_passes(model)
         smoothing, weights = self.args.label_smoothing_factor, self._counts.class_weights
         named = self._counts.named(counts)
-        step = Step(rng, named, smoothing, joint, weights)
+        step = Step(clock.rng, named, smoothing, joint, weights, clock.progress)
         self._speedups.embedding.begin()
         losses = method.losses(Batch.from_dict(inputs), step)
         logged = logs_step(self.args, self.state)
@@ -249,17 +250,6 @@ class MaskTuningTrainer(CheckedTrainer):
         method.seed = self.options.seed
         with self.options.main_process_first(desc="preparing the training set"):
             return method.prepare(dataset, self.stages_folder)
-
-    def _current_epoch(self) -> int:
-        return int(self.state.epoch or 0)
-
-    def _current_rng(self) -> Tensor:
-        """[2] int64 on the device: the seed and the epoch."""
-        epoch = self._current_epoch()
-        if self._rng is None or self._epoch != epoch:
-            self._epoch = epoch
-            self._rng = torch.tensor([self.args.seed, epoch]).to(self.args.device)
-        return self._rng
 
     def _allows_backward_passes(self, model: Any) -> bool:
         """Whether several backward passes may follow several forward passes of one micro-batch."""

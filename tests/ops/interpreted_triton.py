@@ -16,9 +16,15 @@ from hypothesis import strategies as st
 from oracles import MASK, expected_masks
 from rows import check_kernel, float64_losses, make_logits, row_kernel, rows_for
 from test_dual_cross_entropy import expected_terms
-from test_mask_sampling import random_batch
+from test_mask_sampling import random_batch, random_thresholds
 
-from masktuning.ops import backends, mask_sampling, masked_lm_head, substitute_tokens
+from masktuning.ops import (
+    backends,
+    mask_sampling,
+    masked_lm_head,
+    substitute_tokens,
+    threshold_masking,
+)
 from masktuning.ops.backends import select
 from masktuning.ops.dual_cross_entropy import KERNELS as DUAL
 from masktuning.ops.dual_cross_entropy import DualInputs
@@ -242,6 +248,24 @@ def test_masks_match_the_definition(seed, epoch, B, L, rate, surplus, corrupt):
     assert torch.equal(masked_BL, shown)
     assert positions_M.tolist() == positions + [-1] * surplus
     assert targets_M.tolist() == targets + [-100] * surplus
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    epoch=st.integers(0, 2**32 - 1),
+    B=st.integers(0, 3),
+    L=st.sampled_from([1, 40, 128, 129]),
+    corrupt=st.booleans(),
+)
+def test_threshold_masks_are_those_of_the_reference(seed, epoch, B, L, corrupt):
+    input_ids, thresholds, example_ids = random_thresholds(seed % 9973, B, L)
+    replacements = torch.arange(200, 300) if corrupt else None
+    rng = torch.tensor([seed, epoch])
+    inputs = mask_sampling.MaskingInputs(input_ids, example_ids, rng, MASK, replacements)
+    want = threshold_masking.sample_masks_threshold_ref(inputs, thresholds)
+    have = threshold_masking.KERNELS["triton"](inputs, thresholds)
+    assert all(torch.equal(a, b) for a, b in zip(have, want, strict=True))
 
 
 @settings(max_examples=15, deadline=None)

@@ -25,7 +25,7 @@ from rows import (
     rows_for,
 )
 from test_dual_cross_entropy import expected_terms
-from test_mask_sampling import random_batch
+from test_mask_sampling import random_batch, random_thresholds
 
 from masktuning.ops import (
     backends,
@@ -33,6 +33,7 @@ from masktuning.ops import (
     mask_sampling,
     masked_lm_head,
     sample_masks,
+    sample_masks_threshold,
     substitute_tokens,
     token_substitution_kernels,
 )
@@ -338,6 +339,38 @@ def test_masks_match_the_definition(seed, epoch, B, L, rate, surplus, corrupt):
     assert torch.equal(masked.input_ids, shown)
     assert masked.positions.tolist() == positions + [-1] * surplus
     assert masked.targets.tolist() == targets + [-100] * surplus
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    epoch=st.integers(0, 2**32 - 1),
+    B=st.integers(1, 4),
+    L=st.sampled_from([1, 5, 40, 255, 256, 257, 700]),
+    corrupt=st.booleans(),
+)
+def test_threshold_masks_are_those_of_the_reference(seed, epoch, B, L, corrupt):
+    input_ids, thresholds, example_ids = random_thresholds(seed % 9973, B, L)
+    replacements = torch.arange(200, 300) if corrupt else None
+    rng = torch.tensor([seed, epoch])
+    arguments = (input_ids, thresholds, example_ids, rng, MASK, replacements)
+    with backends.use("reference"):
+        want = sample_masks_threshold(*arguments)
+    with emulated(seed=seed % 997) as started:
+        have = sample_masks_threshold(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(have, want, strict=True))
+    assert started == ["count_below_threshold", "sample_masks_threshold"]
+
+
+def test_threshold_masks_of_an_empty_batch_and_of_no_token():
+    for B in (0, 2):
+        ids = torch.arange(4 * B).view(B, 4)
+        with emulated():
+            masked = sample_masks_threshold(
+                ids, torch.zeros_like(ids), torch.arange(B), torch.tensor([1, 2]), MASK
+            )
+        assert torch.equal(masked.input_ids, ids)
+        assert masked.positions.tolist() == [] and masked.targets.tolist() == []
 
 
 def test_masks_of_empty_and_overfull_batches():

@@ -19,7 +19,7 @@ from oracles import MASK
 from rows import DTYPES, check_kernel, make_logits, row_kernel, rows_for
 from stock_step import make_batch
 from test_dual_cross_entropy import expected_terms
-from test_mask_sampling import random_batch
+from test_mask_sampling import random_batch, random_thresholds
 
 from masktuning.data.batch import Batch
 from masktuning.methods.mask_tuning import MaskTuning
@@ -30,6 +30,7 @@ from masktuning.ops import (
     dual_cross_entropy,
     masked_lm_head,
     sample_masks,
+    sample_masks_threshold,
     substitute_tokens,
     token_substitution_kernels,
 )
@@ -167,6 +168,23 @@ def test_small_masks(module_name, part):
         moved = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
         with backends.use(module_name):
             have = sample_masks(*moved)
+        assert all(torch.equal(a.cpu(), b) for a, b in zip(have, want, strict=True))
+
+
+def test_small_threshold_masks(module_name):
+    """The same for thresholds."""
+    random = np.random.default_rng(7)
+    for trial in range(10):
+        B, L = int(random.integers(1, 17)), int(random.integers(1, 700))
+        input_ids, thresholds, example_ids = random_thresholds(trial, B, L)
+        rng = torch.tensor([int(random.integers(-(2**63), 2**63)), int(random.integers(2**32))])
+        replacements = torch.arange(7, 90) if trial % 2 else None
+        arguments = [input_ids, thresholds, example_ids, rng, MASK, replacements]
+        with backends.use("cpp"):
+            want = sample_masks_threshold(*arguments)
+        moved = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
+        with backends.use(module_name):
+            have = sample_masks_threshold(*moved)
         assert all(torch.equal(a.cpu(), b) for a, b in zip(have, want, strict=True))
 
 

@@ -25,6 +25,15 @@ def random_batch(seed, B, L, rate):
     return input_ids, maskable, example_ids, offsets, counts
 
 
+def random_thresholds(seed, B, L):
+    """Texts, thresholds from 0 to 2^32, both included, and example ids."""
+    input_ids, maskable, example_ids, _, _ = random_batch(seed, B, L, 0.5)
+    generator = torch.Generator().manual_seed(seed)
+    thresholds = torch.randint(0, 2**32, (B, L), generator=generator) * maskable
+    thresholds[:, L // 2 :: 7] = 2**32
+    return input_ids, thresholds, example_ids
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**63 - 1),
@@ -102,6 +111,26 @@ def test_threshold_masks_the_draws_below_it():
         assert masked.targets.tolist() == [p + 5 for p in expected]
         assert (masked.input_ids.flatten()[expected] == MASK).all()
         assert 24 in expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"thresholds": torch.zeros(2, 4)}, "thresholds must be int64"),
+        ({"thresholds": torch.zeros(2, 5, dtype=torch.int64)}, "thresholds must have shape"),
+        ({"rng": torch.tensor([0])}, "rng must have shape"),
+    ],
+)
+def test_bad_thresholds_are_named(change, message):
+    arguments = {
+        "input_ids": torch.zeros(2, 4, dtype=torch.int64),
+        "thresholds": torch.ones(2, 4, dtype=torch.int64),
+        "example_ids": torch.tensor([0, 1]),
+        "rng": torch.tensor([0, 0]),
+        "mask_token_id": MASK,
+    }
+    with pytest.raises(ValueError, match=message):
+        sample_masks_threshold(**{**arguments, **change})
 
 
 @pytest.mark.parametrize("name", ["reference", "cpp"])
@@ -223,4 +252,15 @@ def test_registered_for_compilation():
     torch.library.opcheck(torch.ops.masktuning.sample_masks.default, arguments)
     compiled = torch.compile(sample_masks, fullgraph=True)(*arguments)
     eager = sample_masks(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, eager, strict=True))
+
+
+def test_thresholds_are_registered_for_compilation():
+    """How many tokens are masked depends on values, so a graph needs a size of its own for it."""
+    input_ids, thresholds, example_ids = random_thresholds(0, 3, 30)
+    arguments = (input_ids, thresholds, example_ids, torch.tensor([1, 2]), MASK, None)
+    torch.library.opcheck(torch.ops.masktuning.sample_masks_threshold.default, arguments)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(sample_masks_threshold, fullgraph=True)(*arguments)
+    eager = sample_masks_threshold(*arguments)
     assert all(torch.equal(a, b) for a, b in zip(compiled, eager, strict=True))

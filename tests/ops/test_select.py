@@ -65,7 +65,8 @@ def test_describe_says_why_an_op_takes_a_slower_path(monkeypatch):
     reasons = {"cuda": "no cubin for this GPU", "triton": ""}
     monkeypatch.setattr(select, "unavailable_reason", lambda name, device: reasons[name])
     assert select._why("sample_masks", gpu, "triton") == "cuda: no cubin for this GPU"
-    assert select._why("sample_masks_threshold", gpu, "reference") == "it has no kernel for cuda"
+    monkeypatch.setitem(select.PREFERRED, "an_op", {"cpu": ("cpp",)})
+    assert select._why("an_op", gpu, "reference") == "it has no kernel for cuda"
 
 
 def test_auto_warns_once_about_a_slower_back_end(monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from masktuning.ops import mask_sampling, token_substitution_kernels
+from masktuning.ops import mask_sampling, threshold_masking, token_substitution_kernels
 from masktuning.ops.dual_cross_entropy import DualInputs
 from masktuning.ops.dual_cross_entropy import triton_launch as dual_loss_launch
 from masktuning.ops.masked_rows import MaskedRows, TokenChoice
@@ -100,6 +100,18 @@ def mask_launch(B, L, M, replacements=100):
     )
 
 
+def threshold_launches(B, L, replacements=100):
+    ids, more = torch.zeros(B, L, dtype=torch.int64), torch.zeros(B + 1, dtype=torch.int64)
+    replacement_ids = torch.arange(replacements) if replacements else None
+    return threshold_masking.triton_launches(
+        mask_sampling.MaskingInputs(ids, more[:B], more.new_zeros(2), 4, replacement_ids),
+        ids,
+        more[1:],
+        more,
+        mask_sampling.empty_outputs(ids, B * L),
+    )
+
+
 def dual_launch(M, B, C=3, first=0):
     labels = torch.zeros(B, dtype=torch.int64)
     losses, logits = torch.zeros(first + M)[first:], torch.zeros(B, C)
@@ -142,7 +154,9 @@ def test_row_kernel_fits_in_its_registers(V, top_k, dtype, capability, compile_f
 
 @pytest.mark.parametrize("capability", [70, 80, 90])
 def test_the_others_compile(capability, compile_for):
-    for launch in (mask_launch(2, 100, 9), mask_launch(2, 100, 9, 0), dual_launch(9, 2)):
+    masks = (mask_launch(2, 100, 9), mask_launch(2, 100, 9, 0))
+    thresholds = (*threshold_launches(2, 100), *threshold_launches(2, 100, 0))
+    for launch in (*masks, *thresholds, dual_launch(9, 2)):
         assert compile_for(launch, capability).asm["cubin"][:4] == b"\x7fELF"
 
 
@@ -156,6 +170,9 @@ def test_a_run_compiles_each_kernel_once(compile_for):
     assert len(rows) == 1
     masks = {compile_for(mask_launch(B, L, M), 80).hash for M, B, L in batches}
     assert len(masks) == 1
+    for kernel in (0, 1):
+        launches = [threshold_launches(B, L)[kernel] for _, B, L in batches]
+        assert len({compile_for(launch, 80).hash for launch in launches}) == 1
     dual = {
         compile_for(dual_launch(M, B, first=first), 80).hash
         for (M, B, _), first in product(batches, (0, 1))

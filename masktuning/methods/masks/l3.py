@@ -68,7 +68,7 @@ def l3_thresholds(
     if not hasattr(train, "__len__"):
         raise UsageError(
             "L3Masking scores every token before training, which a stream does not allow: use "
-            "--method random_token_masking"
+            "--method random_token_masking, or --mask_policy random with Mask-tuning"
         )
     rows = _rows(train)
     special = np.array(sorted(set(tokenizer.all_special_ids)))

@@ -12,9 +12,9 @@ from stock_step import EPOCH, SEED, make_batch
 from masktuning.config.errors import UsageError
 from masktuning.data.batch import Batch
 from masktuning.data.collator import PaddingCollator
-from masktuning.methods.mask_policy import label_association, with_label_bearing
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.mask_tuning_options import MaskTuningOptions
+from masktuning.methods.masks.association import label_association, with_label_bearing
 from masktuning.methods.step import Step
 
 ROWS = [[7, 8, 9, 9], [7, 9], [7, 5], [8, 5], [6, 5], [6, 9], [7, 6]]
@@ -51,7 +51,7 @@ def test_flags_are_added_to_any_kind_of_training_set():
     with pytest.raises(UsageError, match="a stream does not allow"):
         with_label_bearing(Dataset.from_list(rows).to_iterable_dataset(), 20)
     for unlabelled in ([{"input_ids": [1]}], [{"input_ids": [1], "labels": -100}]):
-        with pytest.raises(UsageError, match="need the labels of the training set"):
+        with pytest.raises(UsageError, match="so the training set needs labels"):
             with_label_bearing(unlabelled, 20)
 
 
@@ -85,7 +85,7 @@ def test_as_many_tokens_are_masked_among_the_preferred_ones(policy, wanted, side
     with pytest.raises(ValueError, match="needs the column 'label_bearing'"):
         method.collate(Batch.from_dict(PaddingCollator(method.tokenizer)(rows)), rows)
     short = [{**row, "label_bearing": [True]} for row in rows]
-    with pytest.raises(ValueError, match="3 flags for"):
+    with pytest.raises(ValueError, match="3 values for"):
         method.collate(Batch.from_dict(PaddingCollator(method.tokenizer)(short)), short)
 
 
@@ -126,7 +126,7 @@ def test_the_gate_keeps_what_the_classifier_still_labels(monkeypatch):
     [
         ({"gate": "label", "alpha": 1.0}, "gate is label and alpha is 1"),
         ({"gate": "open"}, "gate is open: give none or label"),
-        ({"mask_policy": "hide"}, "mask_policy is hide: give random or spare or aim"),
+        ({"mask_policy": "hide"}, "mask_policy is hide: give random or spare or aim or bernoulli"),
     ],
 )
 def test_what_makes_no_sense_is_told(options, told):

@@ -1,0 +1,88 @@
+"""Mask policies that mask each token with a probability of its own.
+
+A probability q is given as a threshold for the token's random number: round(q * 2^32).
+
+Shapes: B examples, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from masktuning.data.batch import Batch
+from masktuning.data.example_ids import with_column
+from masktuning.methods.masks.base import MaskPolicy, column_of, offsets_of, rng_of, set_masked
+from masktuning.methods.masks.l3 import l3_thresholds
+from masktuning.modeling.shared_encoder import MaskTuningModel
+from masktuning.ops import sample_masks_threshold
+
+COLUMN = "mask_thresholds"
+"""The column of the training set with a threshold per token, from 0 to 2^32, all int64."""
+
+
+class Thresholds(MaskPolicy):
+    """Masks every token whose random number is below its threshold; see `Thresholds.thresholds`.
+
+    The number of masked tokens is random, too, and may be 0. The losses are means over the tokens
+    that are masked.
+
+    Equivalent to::
+
+        masked_BL = maskable_BL & (draws_BL < thresholds_BL)
+    """
+
+    def thresholds(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """[B, L] int64; what it says of special tokens and padding is ignored."""
+        raise NotImplementedError
+
+    def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Draws the masks; see `MaskPolicy`."""
+        assert batch.maskable is not None
+        masked = sample_masks_threshold(
+            batch.input_ids,
+            self.thresholds(batch, rows) * batch.maskable,
+            batch.example_ids,
+            rng_of(batch, self.name),
+            self.tokenizer.mask_token_id,
+        )
+        masked_BL = torch.zeros_like(batch.maskable)
+        masked_BL.view(-1)[masked.positions] = True
+        return set_masked(batch, masked_BL, offsets_of(masked_BL.sum(1)))
+
+
+class Bernoulli(Thresholds):
+    """The policy `bernoulli`: each token with probability `mask_rate`.
+
+    So does DataCollatorForLanguageModeling of transformers, with `--mask_rate 0.15 --corruption
+    80-10-10` as its defaults are.
+    """
+
+    def thresholds(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """See `Thresholds.thresholds`."""
+        return torch.full_like(batch.input_ids, round(self.options.mask_rate * 2**32))
+
+
+class ThresholdColumn(Thresholds):
+    """The policy `l3`: tokens are masked the more often the less likely the model finds them.
+
+    The thresholds are the column `mask_thresholds` of the training set. If it is not there, it is
+    computed from pseudo-likelihoods as in L3Masking (see `l3_thresholds`), with the mean
+    `mask_rate` in each text.
+    """
+
+    def prepare(self, model: MaskTuningModel, train: Any, cache: Path) -> Any:
+        """The training set with the column `mask_thresholds`."""
+        if hasattr(train, "__len__") and COLUMN in train[0]:
+            return train
+        rate = self.options.mask_rate
+        thresholds = l3_thresholds(train, self.tokenizer, model, rate, None, cache)
+        return with_column(train, COLUMN, thresholds)
+
+    def thresholds(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """See `Thresholds.thresholds`."""
+        return column_of(batch, rows, COLUMN, self.name, torch.int64)

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from masktuning.data.batch import Batch
 from masktuning.data.collator import MaskPlan
 from masktuning.methods.balance import START, GradientBalance, last_layer_parameters
-from masktuning.methods.base import Method
+from masktuning.methods.base import Method, Stage
 from masktuning.methods.mask_policy import RANDOM, choose_maskable, with_label_bearing
 from masktuning.methods.mask_tuning_options import AUTO, MaskTuningOptions
-from masktuning.methods.perturbation import MaskBatch, masked_lm_pass, perturbation_from
+from masktuning.methods.perturbation import masked_lm_pass, masks_of, perturbation_from
+from masktuning.methods.perturbations import strategy_class
+from masktuning.methods.perturbations.base import Perturbed
 from masktuning.methods.step import Step
 from masktuning.modeling.checkpoint import METHOD, part_file
 from masktuning.ops import MaskedLMOutput
@@ -69,15 +71,24 @@ class MaskTuning(Method):
             options.top_k,
             options.temperature,
         )
+        name, size = options.perturbation, self.model.config.vocab_size
+        self.strategy = strategy_class(name)(self.tokenizer, size, options, name)
+
+    @classmethod
+    def stages(cls, options: MaskTuningOptions) -> list[Stage]:
+        """What the perturbation strategy needs."""
+        return strategy_class(options.perturbation).stages(options)
 
     def prepare(self, train: Any, cache: Path) -> Any:
-        """Adds the flags of label-bearing tokens, if the mask policy needs them."""
+        """Adds the flags of label-bearing tokens, and perturbed texts, where they are needed."""
+        train = self.strategy.prepare(self.model, train, cache)
         if self.options.mask_policy == RANDOM:
             return train
         return with_label_bearing(train, self.model.config.vocab_size)
 
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Adds which tokens may be masked, and how many, unless the user's collator has done so."""
+        batch = self.strategy.collate(batch, rows)
         if batch.offsets is None:
             batch.maskable, batch.offsets = self.plan(batch.input_ids, batch.attention_mask)
             batch.num_masked = int(batch.offsets[-1])
@@ -112,28 +123,37 @@ class MaskTuning(Method):
         """alpha * L_MLM of pass A, then (1 - alpha) * L_FT of pass B."""
         alpha = self._alpha(step)
         trains_mlm = isinstance(alpha, Tensor) or alpha > 0
+        output = None
+        losses_M = batch.input_ids.new_zeros(0, dtype=torch.float32)
         # In one joint backward pass DDP and FSDP want a gradient, of 0, for the head as well.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (trains_mlm or step.joint)):
-            output, targets_M = self._masked_lm(batch, step.rng)
-        yield alpha * step.mean(output.losses, over="masked")
-        ids, labels, texts, copies = output.input_ids, batch.labels, batch.texts(), 1
+        if self.strategy.predicts or trains_mlm or step.joint:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (trains_mlm or step.joint)):
+                output, targets_M = self._masked_lm(batch, step.rng)
+            losses_M = output.losses
+        yield alpha * step.mean(losses_M, over="masked")
+        perturbed, labels, copies = self.strategy.perturb(batch, step.rng, output), batch.labels, 1
         if self.options.gate == "label":
-            ids = self._gated(ids, batch, step)
+            perturbed = self._gated(perturbed, batch, step)
+        ids, texts = perturbed.input_ids, perturbed.texts()
         if self.options.include_original:  # one forward of 2 * B texts, each half with half weight
             ids, labels = torch.cat([ids, batch.input_ids]), torch.cat([labels, labels])
-            texts = {k: None if v is None else torch.cat([v, v]) for k, v in texts.items()}
+            both = zip(texts.items(), batch.texts().values(), strict=True)
+            texts = {k: None if v is None else torch.cat([v, w]) for (k, v), w in both}
             copies = 2
         logits = self.model(ids, **texts).logits
         # The kernel takes alpha as a number, so a tensor is applied to its result.
-        dual = step.joint_loss(output.losses.detach(), logits, labels, 0.0, copies)
-        self._log(step, output, targets_M, loss_mlm=dual.mlm, loss_cls=dual.classification)
+        dual = step.joint_loss(losses_M.detach(), logits, labels, 0.0, copies)
+        step.log(loss_mlm=dual.mlm, loss_cls=dual.classification)
+        if output is not None:
+            self._log(step, output, targets_M)
         if isinstance(alpha, Tensor):
             step.log(alpha=step.mean((batch.labels != -100) * alpha))
         yield (1 - alpha) * dual.loss
 
     def perturb(self, batch: Batch, rng: Tensor) -> Tensor:
-        """The texts with the masked LM's predictions in the places of the masked tokens."""
-        return self._masked_lm(batch, rng)[0].input_ids
+        """The texts that the perturbation strategy makes of the original ones."""
+        output = self._masked_lm(batch, rng)[0] if self.strategy.predicts else None
+        return self.strategy.perturb(batch, rng, output).input_ids
 
     def advice(self, metrics: Mapping[str, float]) -> str:
         """Names a masked-LM term whose gradient dwarfed the classifier's."""
@@ -160,31 +180,31 @@ class MaskTuning(Method):
         return self.balance.alpha()
 
     @torch.no_grad()
-    def _gated(self, perturbed: Tensor, batch: Batch, step: Step) -> Tensor:
-        """The perturbed texts [B, L] that the classifier gives their label, otherwise originals."""
+    def _gated(self, perturbed: Perturbed, batch: Batch, step: Step) -> Perturbed:
+        """The perturbed texts that the classifier gives their label, otherwise originals."""
         self.model.eval()  # without dropout
-        kept_B = self.model(perturbed, **batch.texts()).logits.argmax(-1) == batch.labels
+        logits = self.model(perturbed.input_ids, **perturbed.texts()).logits
+        kept_B = logits.argmax(-1) == batch.labels
         self.model.train()
         step.log(gate_kept_share=step.mean(kept_B.float()))
-        return torch.where(kept_B[:, None], perturbed, batch.input_ids)
+        pairs = zip(perturbed, (batch.input_ids, *batch.texts().values()), strict=True)
+        # An original that is the very same tensor has nothing to be chosen from.
+        return Perturbed(*(a if a is b else torch.where(kept_B[:, None], a, b) for a, b in pairs))
 
-    def _log(self, step: Step, output: MaskedLMOutput, targets_M: Tensor, **terms: Tensor) -> None:
-        """Logs both terms and the share of masked tokens that were predicted as they were."""
+    def _log(self, step: Step, output: MaskedLMOutput, targets_M: Tensor) -> None:
+        """Logs the share of masked tokens that were predicted as they were."""
         same_M = (output.tokens == targets_M) & (targets_M >= 0)
         # A drawn token may differ from a correct prediction, so the share is no accuracy then.
         name = "mlm_accuracy" if self.options.top_k == 1 else "same_token_share"
-        step.log(**terms, **{name: step.mean(same_M.float(), over="masked")})
+        step.log(**{name: step.mean(same_M.float(), over="masked")})
 
     def _masked_lm(self, batch: Batch, rng: Tensor) -> tuple[MaskedLMOutput, Tensor]:
         """Pass A; see `masked_lm_pass`."""
-        assert batch.maskable is not None and batch.offsets is not None
         assert self.model.mlm_head is not None
         device = batch.input_ids.device
         if self.perturbation.device != device:
             self.perturbation = self.perturbation.to(device)
-        masks = MaskBatch(
-            batch.maskable, batch.example_ids, batch.offsets, batch.num_masked, batch.max_masked
-        )
+        masks = masks_of(batch)
         return masked_lm_pass(
             lambda masked: self.model.encode_masked(
                 masked, batch.input_ids, masks.offsets, masks.max_masked, **batch.texts()

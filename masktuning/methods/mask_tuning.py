@@ -20,7 +20,7 @@ from masktuning.methods.base import Method, Stage
 from masktuning.methods.mask_policy import RANDOM, choose_maskable, with_label_bearing
 from masktuning.methods.mask_tuning_options import AUTO, MaskTuningOptions
 from masktuning.methods.perturbation import masked_lm_pass, masks_of, perturbation_from
-from masktuning.methods.perturbations import strategy_class
+from masktuning.methods.perturbations import MLM, strategy_class
 from masktuning.methods.perturbations.base import Perturbed
 from masktuning.methods.step import Step
 from masktuning.modeling.checkpoint import METHOD, part_file
@@ -76,8 +76,8 @@ class MaskTuning(Method):
 
     @classmethod
     def stages(cls, options: MaskTuningOptions) -> list[Stage]:
-        """What the perturbation strategy needs."""
-        return strategy_class(options.perturbation).stages(options)
+        """What the perturbation strategy needs; a subclass may have no choice of strategies."""
+        return strategy_class(getattr(options, "perturbation", MLM)).stages(options)
 
     def prepare(self, train: Any, cache: Path) -> Any:
         """Adds the flags of label-bearing tokens, and perturbed texts, where they are needed."""

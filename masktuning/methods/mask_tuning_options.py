@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from masktuning.methods.mask_policy import POLICIES, RANDOM
-from masktuning.methods.perturbations.options import PerturbationOptions
+from masktuning.methods.perturbations.options import StrategyOptions
 
 AUTO = "auto"  # the alpha that follows the gradients
 
@@ -94,7 +94,7 @@ class TermOptions:
 
 
 @dataclass
-class MaskTuningOptions(PerturbationOptions, TermOptions):  # fields of the last base come first
+class MaskTuningOptions(StrategyOptions, TermOptions):  # fields of the last base come first
     """The options of Mask-tuning."""
 
     _argument_group_name = "mask_tuning"

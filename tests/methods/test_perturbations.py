@@ -137,5 +137,5 @@ def test_random_tokens_train(tmp_path, alpha):
 
 
 def test_an_unknown_strategy_is_told():
-    with pytest.raises(ValueError, match="perturbation is typo: give mlm or random"):
+    with pytest.raises(ValueError, match="perturbation is typo: give mlm or random or ssmba"):
         MaskTuningOptions(perturbation="typo").check()

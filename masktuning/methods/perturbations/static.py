@@ -25,7 +25,7 @@ from masktuning.config.files import make, replaced_when_complete
 from masktuning.data.batch import Batch
 from masktuning.data.example_ids import column, with_column
 from masktuning.methods.perturbations.base import Perturbed, Strategy
-from masktuning.methods.perturbations.options import PerturbationOptions
+from masktuning.methods.perturbations.options import StrategyOptions
 from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import MaskedLMOutput
 
@@ -141,7 +141,7 @@ class StaticStrategy(Strategy):
 
     def _key(self, rows: Rows, modules: list[nn.Module]) -> str:
         """What the versions are made of, as a hash."""
-        names = set(PerturbationOptions.__dataclass_fields__)
+        names = set(StrategyOptions.__dataclass_fields__)
         options = {k: v for k, v in asdict(self.options).items() if k in names}
         digest = hashlib.sha256(json.dumps([options, rows]).encode())
         for module in modules:

@@ -96,6 +96,7 @@ setup(
         "masktuning.evaluation",
         "masktuning.kernels",
         "masktuning.methods",
+        "masktuning.methods.perturbations",
         "masktuning.modeling",
         "masktuning.ops",
         "masktuning.ops.backends",

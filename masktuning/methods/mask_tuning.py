@@ -123,13 +123,14 @@ class MaskTuning(Method):
         """alpha * L_MLM of pass A, then (1 - alpha) * L_FT of pass B."""
         alpha = self._alpha(step)
         trains_mlm = isinstance(alpha, Tensor) or alpha > 0
-        output = None
-        losses_M = batch.input_ids.new_zeros(0, dtype=torch.float32)
+        output = targets_M = None
         # In one joint backward pass DDP and FSDP want a gradient, of 0, for the head as well.
         if self.strategy.predicts or trains_mlm or step.joint:
             with torch.set_grad_enabled(torch.is_grad_enabled() and (trains_mlm or step.joint)):
                 output, targets_M = self._masked_lm(batch, step.rng)
             losses_M = output.losses
+        else:
+            losses_M = batch.input_ids.new_zeros(0, dtype=torch.float32)
         yield alpha * step.mean(losses_M, over="masked")
         perturbed, labels, copies = self.strategy.perturb(batch, step.rng, output), batch.labels, 1
         if self.options.gate == "label":
@@ -137,14 +138,14 @@ class MaskTuning(Method):
         ids, texts = perturbed.input_ids, perturbed.texts()
         if self.options.include_original:  # one forward of 2 * B texts, each half with half weight
             ids, labels = torch.cat([ids, batch.input_ids]), torch.cat([labels, labels])
-            both = zip(texts.items(), batch.texts().values(), strict=True)
-            texts = {k: None if v is None else torch.cat([v, w]) for (k, v), w in both}
+            originals = batch.texts()
+            texts = {k: _joined(v, originals[k]) for k, v in texts.items()}
             copies = 2
         logits = self.model(ids, **texts).logits
         # The kernel takes alpha as a number, so a tensor is applied to its result.
         dual = step.joint_loss(losses_M.detach(), logits, labels, 0.0, copies)
         step.log(loss_mlm=dual.mlm, loss_cls=dual.classification)
-        if output is not None:
+        if output is not None and targets_M is not None:
             self._log(step, output, targets_M)
         if isinstance(alpha, Tensor):
             step.log(alpha=step.mean((batch.labels != -100) * alpha))
@@ -187,9 +188,13 @@ class MaskTuning(Method):
         kept_B = logits.argmax(-1) == batch.labels
         self.model.train()
         step.log(gate_kept_share=step.mean(kept_B.float()))
-        pairs = zip(perturbed, (batch.input_ids, *batch.texts().values()), strict=True)
-        # An original that is the very same tensor has nothing to be chosen from.
-        return Perturbed(*(a if a is b else torch.where(kept_B[:, None], a, b) for a, b in pairs))
+
+        def chosen(a: Any, b: Any) -> Any:  # which may be the same tensor, or None
+            return a if a is b else torch.where(kept_B[:, None], a, b)
+
+        ids = chosen(perturbed.input_ids, batch.input_ids)
+        mask = chosen(perturbed.attention_mask, batch.attention_mask)
+        return Perturbed(ids, mask, chosen(perturbed.token_type_ids, batch.token_type_ids))
 
     def _log(self, step: Step, output: MaskedLMOutput, targets_M: Tensor) -> None:
         """Logs the share of masked tokens that were predicted as they were."""
@@ -215,3 +220,7 @@ class MaskTuning(Method):
             rng,
             self.perturbation,
         )
+
+
+def _joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else torch.cat([a, b])

@@ -100,14 +100,15 @@ def parts(
 
     Texts of the same length, padding aside, are compared token by token.
     """
-    texts = [[i for i in ids if i != tokenizer.pad_token_id] for ids in (before, after)]
-    if len(texts[0]) == len(texts[1]):
+    pad = tokenizer.pad_token_id
+    text, other = [i for i in before if i != pad], [i for i in after if i != pad]
+    if len(text) == len(other):
         for t, (old, new) in enumerate(zip(before, after, strict=True)):
             yield t, [old], [new]
         return
-    matcher = SequenceMatcher(None, *texts, autojunk=False)
+    matcher = SequenceMatcher(None, text, other, autojunk=False)
     for _, start, end, new_start, new_end in matcher.get_opcodes():
-        yield start, texts[0][start:end], texts[1][new_start:new_end]
+        yield start, text[start:end], other[new_start:new_end]
 
 
 def text_of(tokenizer: Any, ids: list[int]) -> str:

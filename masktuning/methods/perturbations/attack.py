@@ -88,8 +88,7 @@ class Attack(StaticStrategy):
         scorer = Scorer(model, victim, self.tokenizer, typed)
         attacker = copy.copy(self)  # a strategy itself keeps nothing, since it is pickled
         attacker.begin(length_limit(model.encoder, model.config, self.tokenizer))
-        types = rows.token_type_ids or [None] * len(rows.input_ids)
-        pairs = zip(rows.input_ids, types, strict=True)
+        pairs = zip(rows.input_ids, rows.types(), strict=True)
         texts = [attacker.vocabulary.split(ids, kinds) for ids, kinds in pairs]
         mask = self.tokenizer.mask_token_id
         chosen = [

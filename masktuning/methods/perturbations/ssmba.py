@@ -102,8 +102,7 @@ class SSMBA(StaticStrategy):
     ) -> Iterable[Sequence[Version]]:
         """See `StaticStrategy.generate`."""
         n = self.options.ssmba_samples
-        types = rows.token_type_ids or [None] * len(rows.input_ids)
-        each = zip(rows.input_ids, types, rows.example_ids, strict=True)
+        each = zip(rows.input_ids, rows.types(), rows.example_ids, strict=True)
         walks = [Walk(*row) for row in each]
         least = n * -(-len(walks) // _BATCH)
         logger.warning(

@@ -51,6 +51,10 @@ class Rows(NamedTuple):
     labels: list[int]
     example_ids: list[int]
 
+    def types(self) -> Sequence[list[int] | None]:
+        """The token types of each row, None where there are none."""
+        return self.token_type_ids or [None] * len(self.input_ids)
+
 
 class StaticStrategy(Strategy):
     """Classifies version e mod n of each text in epoch e.

@@ -52,7 +52,11 @@ class Text(NamedTuple):
         inner = [i for i in near if self.segments[i] == self.segments[place]]
         outer = [i for i in (0, len(self.pieces) - 1) if self.segments[i] == SPECIAL]
         kept = sorted({*inner, *outer})
-        return Text(*(tuple(field[i] for i in kept) for field in self))
+        return Text(
+            tuple(self.pieces[i] for i in kept),
+            tuple(self.segments[i] for i in kept),
+            tuple(self.types[i] for i in kept),
+        )
 
 
 class Vocabulary:
@@ -65,7 +69,7 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
         self.special = set(tokenizer.all_special_ids)
         size = min(len(tokenizer), vocab_size)
-        self._tokens: list[str] = tokenizer.convert_ids_to_tokens(list(range(size)))
+        self._tokens = [*tokenizer.convert_ids_to_tokens(list(range(size)))]
         marked = (mark for mark in _MARKS if any(t.startswith(mark) for t in self._tokens))
         self._mark = next(marked, "")
         self._words = [self._word_of(token) for token in self._tokens]

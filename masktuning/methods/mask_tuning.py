@@ -40,6 +40,9 @@ class MaskTuning(Method):
     paper's ablation "without integrated loss" (section VI). `alpha="auto"` sets alpha from the
     gradients of both terms; see `GradientBalance` for its equation.
 
+    `perturbation` names what makes the perturbed examples in place of the masked LM's predictions;
+    methods/perturbations/ has one class for each. L_MLM is trained on the same masks with all.
+
     Equivalent to::
 
         perturbed, mlm = substitute(mask(x)), F.cross_entropy(mlm_logits_MV, targets_M)

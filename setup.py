@@ -99,6 +99,7 @@ setup(
         "masktuning.methods.bias",
         "masktuning.methods.cuts",
         "masktuning.methods.masks",
+        "masktuning.methods.perturbations",
         "masktuning.modeling",
         "masktuning.ops",
         "masktuning.ops.backends",

@@ -19,9 +19,11 @@ from masktuning.methods.alpha_schedule import CONSTANT, scheduled
 from masktuning.methods.balance import START, GradientBalance, last_layer_parameters
 from masktuning.methods.base import Method, Stage
 from masktuning.methods.mask_tuning_options import AUTO, MaskTuningOptions
-from masktuning.methods.masks import policy_class
+from masktuning.methods.masks import RANDOM, policy_class
 from masktuning.methods.masks.base import set_masked
-from masktuning.methods.perturbation import MaskBatch, masked_lm_pass, perturbation_from
+from masktuning.methods.perturbation import masked_lm_pass, masks_of, perturbation_from
+from masktuning.methods.perturbations import strategy_class
+from masktuning.methods.perturbations.base import Perturbed
 from masktuning.methods.step import Step
 from masktuning.modeling.checkpoint import METHOD, part_file
 from masktuning.ops import MaskedLMOutput
@@ -62,6 +64,9 @@ class MaskTuning(Method):
     Deviations: the paper masks at least one token of each text. The default here is none
     (`--min_per_example 0`), since masks on phrases of a few words cost accuracy.
 
+    `perturbation` names what makes the perturbed examples in place of the masked LM's predictions;
+    methods/perturbations/ has one class for each. L_MLM is trained on the same masks with all.
+
     Equivalent to::
 
         perturbed, mlm = substitute(mask(x)), F.cross_entropy(mlm_logits_MV, targets_M)
@@ -97,20 +102,26 @@ class MaskTuning(Method):
             options.top_k,
             options.temperature,
         )
-        name, size = options.mask_policy, self.model.config.vocab_size
-        self.mask_policy = policy_class(name)(self.tokenizer, size, options, name)
+        size = self.model.config.vocab_size
+        self.masks_at_random = options.mask_policy == RANDOM
+        policy, strategy = options.mask_policy, options.perturbation
+        self.mask_policy = policy_class(policy)(self.tokenizer, size, options, policy)
+        self.strategy = strategy_class(strategy)(self.tokenizer, size, options, strategy)
 
     @classmethod
     def stages(cls, options: MaskTuningOptions) -> list[Stage]:
-        """What the mask policy needs."""
-        return policy_class(options.mask_policy).stages(options)
+        """What the mask policy and the perturbation need."""
+        policy, strategy = policy_class(options.mask_policy), strategy_class(options.perturbation)
+        return policy.stages(options) + strategy.stages(options)
 
     def prepare(self, train: Any, cache: Path) -> Any:
-        """Adds the columns of the mask policy."""
+        """Adds the columns of the mask policy and of the perturbation."""
+        train = self.strategy.prepare(self.model, train, cache)
         return self.mask_policy.prepare(self.model, train, cache)
 
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Adds which tokens may be masked, and how many, unless the user's collator has done so."""
+        batch = self.strategy.collate(batch, rows)
         if batch.offsets is None:
             set_masked(batch, *self.plan(batch.input_ids, batch.attention_mask))
         return self.mask_policy.collate(batch, rows)
@@ -141,28 +152,38 @@ class MaskTuning(Method):
         """alpha * L_MLM of pass A, then (1 - alpha) * L_FT of pass B."""
         alpha = self._alpha(step)
         trains_mlm = self.balance is not None or self.options.alpha > 0
+        output = targets_M = None
         # In one joint backward pass DDP and FSDP want a gradient, of 0, for the head as well.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (trains_mlm or step.joint)):
-            output, targets_M = self._masked_lm(batch, step.rng)
-        yield alpha * step.mean(output.losses, over="masked")
-        ids, labels, texts, copies = output.input_ids, batch.labels, batch.texts(), 1
+        if self.strategy.predicts or trains_mlm or step.joint:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (trains_mlm or step.joint)):
+                output, targets_M = self._masked_lm(batch, step.rng)
+            losses_M = output.losses
+        else:
+            losses_M = batch.input_ids.new_zeros(0, dtype=torch.float32)
+        yield alpha * step.mean(losses_M, over="masked")
+        perturbed, labels, copies = self.strategy.perturb(batch, step.rng, output), batch.labels, 1
         if self.options.gate == "label":
-            ids = self._gated(ids, batch, step)
+            perturbed = self._gated(perturbed, batch, step)
+        ids, texts = perturbed.input_ids, perturbed.texts()
         if self.options.include_original:  # one forward of 2 * B texts, each half with half weight
             ids, labels = torch.cat([ids, batch.input_ids]), torch.cat([labels, labels])
-            texts = {k: None if v is None else torch.cat([v, v]) for k, v in texts.items()}
+            originals = batch.texts()
+            texts = {k: _joined(v, originals[k]) for k, v in texts.items()}
             copies = 2
         logits = self.model(ids, **texts).logits
         # The kernel takes alpha as a number, so a tensor is applied to its result.
-        dual = step.joint_loss(output.losses.detach(), logits, labels, 0.0, copies)
-        self._log(step, output, targets_M, loss_mlm=dual.mlm, loss_cls=dual.classification)
+        dual = step.joint_loss(losses_M.detach(), logits, labels, 0.0, copies)
+        step.log(loss_mlm=dual.mlm, loss_cls=dual.classification)
+        if output is not None and targets_M is not None:
+            self._log(step, output, targets_M)
         if self.balance is not None or self.options.alpha_schedule != CONSTANT:
             step.log(alpha=step.mean((batch.labels != -100) * alpha))
         yield (1 - alpha) * dual.loss
 
     def perturb(self, batch: Batch, rng: Tensor) -> Tensor:
-        """The texts with the masked LM's predictions in the places of the masked tokens."""
-        return self._masked_lm(batch, rng)[0].input_ids
+        """The texts that the perturbation strategy makes of the original ones."""
+        output = self._masked_lm(batch, rng)[0] if self.strategy.predicts else None
+        return self.strategy.perturb(batch, rng, output).input_ids
 
     def advice(self, metrics: Mapping[str, float]) -> str:
         """Names a masked-LM term whose gradient dwarfed the classifier's."""
@@ -193,31 +214,35 @@ class MaskTuning(Method):
         return self.balance.alpha()
 
     @torch.no_grad()
-    def _gated(self, perturbed: Tensor, batch: Batch, step: Step) -> Tensor:
-        """The perturbed texts [B, L] that the classifier gives their label, otherwise originals."""
+    def _gated(self, perturbed: Perturbed, batch: Batch, step: Step) -> Perturbed:
+        """The perturbed texts that the classifier gives their label, otherwise originals."""
         self.model.eval()  # without dropout
-        kept_B = self.model(perturbed, **batch.texts()).logits.argmax(-1) == batch.labels
+        logits = self.model(perturbed.input_ids, **perturbed.texts()).logits
+        kept_B = logits.argmax(-1) == batch.labels
         self.model.train()
         step.log(gate_kept_share=step.mean(kept_B.float()))
-        return torch.where(kept_B[:, None], perturbed, batch.input_ids)
 
-    def _log(self, step: Step, output: MaskedLMOutput, targets_M: Tensor, **terms: Tensor) -> None:
-        """Logs both terms and the share of masked tokens that were predicted as they were."""
+        def chosen(a: Any, b: Any) -> Any:  # which may be the same tensor, or None
+            return a if a is b else torch.where(kept_B[:, None], a, b)
+
+        ids = chosen(perturbed.input_ids, batch.input_ids)
+        mask = chosen(perturbed.attention_mask, batch.attention_mask)
+        return Perturbed(ids, mask, chosen(perturbed.token_type_ids, batch.token_type_ids))
+
+    def _log(self, step: Step, output: MaskedLMOutput, targets_M: Tensor) -> None:
+        """Logs the share of masked tokens that were predicted as they were."""
         same_M = (output.tokens == targets_M) & (targets_M >= 0)
         # A drawn token may differ from a correct prediction, so the share is no accuracy then.
         name = "mlm_accuracy" if self.options.top_k == 1 else "same_token_share"
-        step.log(**terms, **{name: step.mean(same_M.float(), over="masked")})
+        step.log(**{name: step.mean(same_M.float(), over="masked")})
 
     def _masked_lm(self, batch: Batch, rng: Tensor) -> tuple[MaskedLMOutput, Tensor]:
         """Pass A; see `masked_lm_pass`."""
-        assert batch.maskable is not None and batch.offsets is not None
         assert self.model.mlm_head is not None
         device = batch.input_ids.device
         if self.perturbation.device != device:
             self.perturbation = self.perturbation.to(device)
-        masks = MaskBatch(
-            batch.maskable, batch.example_ids, batch.offsets, batch.num_masked, batch.max_masked
-        )
+        masks = masks_of(batch)
         return masked_lm_pass(
             lambda masked: self.model.encode_masked(
                 masked, batch.input_ids, masks.offsets, masks.max_masked, **batch.texts()
@@ -228,3 +253,7 @@ class MaskTuning(Method):
             rng,
             self.perturbation,
         )
+
+
+def _joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else torch.cat([a, b])

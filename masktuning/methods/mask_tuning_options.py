@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 
 from masktuning.methods.alpha_schedule import CONSTANT, SCHEDULES
 from masktuning.methods.masks import BY_PROBABILITY, POLICIES, RANDOM
+from masktuning.methods.perturbations.options import StrategyOptions
 
 AUTO = "auto"  # the alpha that follows the gradients
 
 
 @dataclass
-class MaskTuningOptions:
-    """The options of Mask-tuning."""
-
-    _argument_group_name = "mask_tuning"
+class TermOptions:
+    """Mask-tuning's two terms and its masks."""
 
     alpha: float | str = field(
         default=AUTO,
@@ -82,7 +81,7 @@ class MaskTuningOptions:
         metadata={"help": "Classify the original text too, with the weight of the perturbed one."},
     )
 
-    def check(self) -> None:
+    def check_terms(self) -> None:
         """Raises ValueError for an option that is out of range, naming it."""
         if self.alpha != AUTO:
             self.alpha = _number(self.alpha)
@@ -119,6 +118,18 @@ class MaskTuningOptions:
             raise ValueError(f"top_k is {self.top_k}: give a number from 1 to 64")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}: give a number above 0")
+
+
+@dataclass
+class MaskTuningOptions(StrategyOptions, TermOptions):  # fields of the last base come first
+    """The options of Mask-tuning."""
+
+    _argument_group_name = "mask_tuning"
+
+    def check(self) -> None:
+        """Raises ValueError for an option that is out of range, naming it."""
+        self.check_terms()
+        self.check_perturbation()
 
 
 def _number(alpha: float | str) -> float:

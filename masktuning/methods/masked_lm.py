@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from masktuning.data.batch import Batch
+from masktuning.methods.base import Stage
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.mask_tuning_options import MaskTuningOptions
 from masktuning.methods.perturbation_options import same_option
@@ -69,6 +70,11 @@ class MaskedLM(MaskTuning):
         "Choose it to adapt a masked LM to the texts of a task before another method starts from "
         "its checkpoint."
     )
+
+    @classmethod
+    def stages(cls, options: Any) -> list[Stage]:
+        """None: tokens are masked at random and replaced by the masked LM's predictions."""
+        return []
 
     def configure(self, options: Any) -> None:
         """Takes up options; see `Method.configure`. `self.options` are those of Mask-tuning."""

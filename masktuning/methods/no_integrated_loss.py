@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from masktuning.data.batch import Batch
+from masktuning.methods.base import Stage
 from masktuning.methods.frozen_generator import FrozenGenerator, freeze_mlm_head
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.perturbation_options import PerturbationOptions
@@ -73,6 +74,11 @@ class NoIntegratedLoss(MaskTuning):
         "together with the classifier."
     )
     _frozen: FrozenGenerator | None = None
+
+    @classmethod
+    def stages(cls, options: Any) -> list[Stage]:
+        """None: tokens are masked at random and replaced by the masked LM's predictions."""
+        return []
 
     def configure(self, options: Any) -> None:
         """Takes up options; see `Method.configure`. `self.options` are those of Mask-tuning."""

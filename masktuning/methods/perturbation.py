@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from masktuning.data.batch import Batch
 from masktuning.ops import MaskedLMOutput, MaskedTokens, sample_masks
 
 
@@ -58,6 +59,14 @@ class MaskBatch(NamedTuple):
     num_masked: int
     max_masked: int = 0
     """The largest number of masked tokens of one example, or 0 if it is not known."""
+
+
+def masks_of(batch: Batch) -> MaskBatch:
+    """What the masks of a batch are sampled from, after `MaskTuning.collate`."""
+    assert batch.maskable is not None and batch.offsets is not None
+    return MaskBatch(
+        batch.maskable, batch.example_ids, batch.offsets, batch.num_masked, batch.max_masked
+    )
 
 
 def masked_lm_pass(
@@ -141,12 +150,19 @@ def perturbation_from(
     """
     special = set(tokenizer.all_special_ids)
     banned = sorted(i for i in special - {tokenizer.unk_token_id} if i < vocab_size)
-    plain = [i for i in range(min(len(tokenizer), vocab_size)) if i not in special]
+    random = corruption == "80-10-10"
+    replacements = torch.tensor(plain_ids(tokenizer, vocab_size)) if random else None
     return Perturbation(
         mask_token_id=tokenizer.mask_token_id,
-        replacement_ids=torch.tensor(plain) if corruption == "80-10-10" else None,
+        replacement_ids=replacements,
         banned_ids=torch.tensor(banned, dtype=torch.int64),
         tokenizer_size=len(tokenizer),
         top_k=top_k,
         temperature=temperature,
     )
+
+
+def plain_ids(tokenizer: Any, vocab_size: int) -> list[int]:
+    """The ids below `vocab_size` that the tokenizer has and that are not special."""
+    special = set(tokenizer.all_special_ids)
+    return [i for i in range(min(len(tokenizer), vocab_size)) if i not in special]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ class PerturbationLog(TrainerCallback):
     The random numbers are those of that epoch's training step; the model is the one at the end of
     the epoch, without dropout. One JSON object per line: epoch, example_id, label, original,
     perturbed, marked (with each change as [before -> after]), and changes [[token index, original
-    token, new token], ...]. Methods that leave the texts alone write nothing.
+    token, new token], ...], in which a text of another length has several tokens, or none, on
+    either side. Methods that leave the texts alone write nothing.
     """
 
     def __init__(self, trainer: Any, folder: str | Path, label_names: list[str]) -> None:
@@ -84,11 +86,29 @@ class PerturbationLog(TrainerCallback):
             "perturbed": text_of(tokenizer, after),
             "marked": marked(tokenizer, before, after),
             "changes": [
-                [t, *tokenizer.convert_ids_to_tokens([old, new])]
-                for t, (old, new) in enumerate(zip(before, after, strict=True))
+                [t, *(" ".join(tokenizer.convert_ids_to_tokens(ids)) for ids in (old, new))]
+                for t, old, new in parts(tokenizer, before, after)
                 if old != new
             ],
         }
+
+
+def parts(
+    tokenizer: Any, before: list[int], after: list[int]
+) -> Iterator[tuple[int, list[int], list[int]]]:
+    """The tokens of both texts, aligned: the index in `before`, and what stands in each.
+
+    Texts of the same length, padding aside, are compared token by token.
+    """
+    pad = tokenizer.pad_token_id
+    text, other = [i for i in before if i != pad], [i for i in after if i != pad]
+    if len(text) == len(other):
+        for t, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield t, [old], [new]
+        return
+    matcher = SequenceMatcher(None, text, other, autojunk=False)
+    for _, start, end, new_start, new_end in matcher.get_opcodes():
+        yield start, text[start:end], other[new_start:new_end]
 
 
 def text_of(tokenizer: Any, ids: list[int]) -> str:
@@ -99,13 +119,14 @@ def text_of(tokenizer: Any, ids: list[int]) -> str:
 
 def marked(tokenizer: Any, before: list[int], after: list[int]) -> str:
     """The text of `before` with each token that `after` changed as [before -> after]."""
-    parts, same = [], []
-    for old, new in zip(before, after, strict=True):
+    found: list[str] = []
+    same: list[int] = []
+    for _, old, new in parts(tokenizer, before, after):
         if old == new:
-            same.append(old)
+            same += old
             continue
-        parts.append(text_of(tokenizer, same))
-        parts.append("[{} -> {}]".format(*(tokenizer.decode([i]).strip() for i in (old, new))))
+        found.append(text_of(tokenizer, same))
+        found.append("[{} -> {}]".format(*(tokenizer.decode(ids).strip() for ids in (old, new))))
         same = []
-    parts.append(text_of(tokenizer, same))
-    return " ".join(part.strip() for part in parts if part.strip())
+    found.append(text_of(tokenizer, same))
+    return " ".join(part.strip() for part in found if part.strip())

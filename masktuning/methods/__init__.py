@@ -85,7 +85,8 @@ def _others() -> dict[str, EntryPoint]:
 
 def _problem(found: Any) -> str:
     """Which member of the interface is missing or invalid in a class; "" if it can be used."""
-    from masktuning.methods.base import FEATURES, Method
+    from masktuning.methods.base import Method
+    from masktuning.methods.requirements import FEATURES
 
     for member in ("Options", "requires", "terms", "losses"):
         if getattr(found, member, None) is None or (
@@ -99,7 +100,7 @@ def _problem(found: Any) -> str:
     required = [f.name for f in fields(found.Options) if f.default is f.default_factory]
     if required:  # both are MISSING
         return f"has a member 'Options' whose option {required[0]!r} has no default"
-    if unknown := set(found.requires) - FEATURES:
+    if unknown := set(found.requires) - FEATURES.keys():
         known = ", ".join(sorted(FEATURES))
         return f"has a member 'requires' with {sorted(unknown)[0]!r}; a model can give {known}"
     if not found.terms or isinstance(found.terms, str):

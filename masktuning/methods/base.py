@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from masktuning.data.batch import Batch
+from masktuning.methods.requirements import check_model, check_tokenizer
 from masktuning.methods.step import Step
-from masktuning.modeling.attention_received import gives_attentions
 from masktuning.modeling.checkpoint import (
     METHOD,
     load_part,
@@ -25,15 +25,8 @@ from masktuning.modeling.checkpoint import (
     starting_with,
     with_shared_tensors,
 )
-from masktuning.modeling.embedding_mask import embedding_layer
 from masktuning.modeling.encoder_layers import encoder_layers
-from masktuning.modeling.pooled_state import has_pooled_state
 from masktuning.modeling.shared_encoder import MaskTuningModel
-
-FEATURES = frozenset({"mlm_head", "embeddings", "pooled", "attentions"})
-"""What a method may require of a model: the masked-LM head, one embedding layer, the pooled state
-that the classifier reads, layers whose attention probabilities can be computed and whose
-feed-forward output can be changed."""
 
 
 @dataclass
@@ -70,7 +63,7 @@ class Method(nn.Module):
     """A dataclass whose fields are flags, keys of config.yaml and rows of the model card. If it
     has a method `check`, that raises ValueError for an option out of range."""
     requires: ClassVar[frozenset[str]] = frozenset()
-    """The members of `FEATURES` that the model must provide."""
+    """The members of `requirements.FEATURES` that the model must provide."""
     terms: ClassVar[tuple[str, ...]] = ("cls",)
     """The names of the losses that `losses` yields, in their order."""
     masks_at_random: bool = True
@@ -92,23 +85,7 @@ class Method(nn.Module):
     ) -> None:
         super().__init__()
         check_tokenizer(tokenizer, self.requires)
-        if "mlm_head" in self.requires and model.mlm_head is None:
-            raise ValueError(
-                "this method needs the masked-LM head: load the model with mlm_head=True"
-            )
-        if "embeddings" in self.requires and embedding_layer(model.encoder) is None:
-            raise ValueError(
-                f"{model.config.model_type} has no single embedding layer, which this method "
-                "changes: use an encoder such as BERT or RoBERTa"
-            )
-        if "pooled" in self.requires:
-            check_pooled_state(model)
-        if "attentions" in self.requires and not gives_attentions(model.classifier):
-            raise ValueError(
-                f"the layers of {model.config.model_type} do not have the attention and the "
-                "feed-forward output that this method reads: use BERT, RoBERTa, DistilBERT or "
-                "ELECTRA, without chunk_size_feed_forward"
-            )
+        check_model(model, self.requires)
         self.model = model
         self.tokenizer = tokenizer
         self.configure(options)
@@ -291,21 +268,3 @@ class Method(nn.Module):
             raise ValueError(f"{folder} holds no weights of the method {type(self).__name__}")
         if own:
             load_part(folder, METHOD, self, own)
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, requires: frozenset[str]) -> None:
-    """Raises ValueError if the tokenizer cannot mask tokens, and that is required."""
-    if "mlm_head" in requires and tokenizer.mask_token_id is None:
-        raise ValueError(
-            "the tokenizer has no mask token, which this method needs: use an encoder such as "
-            "BERT or RoBERTa"
-        )
-
-
-def check_pooled_state(model: MaskTuningModel) -> None:
-    """Raises ValueError if the classifier reads more than one state, and one alone is required."""
-    if not has_pooled_state(model.classifier):
-        raise ValueError(
-            f"the classifier of {model.config.model_type} reads more than one state of a text, "
-            "and this method needs a single one: use an encoder such as BERT or RoBERTa"
-        )

@@ -12,14 +12,8 @@ from typing import Any
 
 from masktuning.methods import METHODS, method_class
 from masktuning.methods.base import Method
+from masktuning.methods.requirements import FEATURES
 
-FEATURES = {
-    "mlm_head": "a masked-LM head",
-    "embeddings": "one embedding layer",
-    "pooled": "a pooled state",
-    "attentions": "attention probabilities",
-}
-"""What a model provides, in words."""
 _INTRODUCTION = """\
 # Methods
 

@@ -17,7 +17,7 @@ from masktuning.data.load import LabelledTexts, load_texts
 from masktuning.data.tokenize import EncodedSet, encode_all, length_limit
 from masktuning.data.unlabelled import TEST_FILE, load_test
 from masktuning.methods import method_class
-from masktuning.methods.base import check_tokenizer
+from masktuning.methods.requirements import check_tokenizer
 from masktuning.modeling.loading import (
     LOADING_ERRORS,
     check_folder,

@@ -25,7 +25,8 @@ from masktuning.data.collator import padding_collator
 from masktuning.data.example_ids import with_example_ids
 from masktuning.evaluation.metrics import accuracy
 from masktuning.methods import method_class
-from masktuning.methods.base import Method, check_tokenizer
+from masktuning.methods.base import Method
+from masktuning.methods.requirements import check_tokenizer
 from masktuning.methods.step import Step
 from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import backends

@@ -105,12 +105,22 @@ def test_l3_takes_the_thresholds_of_the_column():
         collated("l3", [{**row, COLUMN: [0]} for row in rows])
 
 
-def test_l3_needs_its_column_before_training():
-    policy = policy_class("l3")(tiny_tokenizer(), 99, None, "l3")
+def test_l3_computes_its_column_unless_it_is_there(tmp_path):
+    """The mean probability over the maskable tokens of a text is the mask rate."""
+    options = MaskTuningOptions(mask_policy="l3", mask_rate=0.3, min_per_example=0)
+    policy = policy_class("l3")(tiny_tokenizer(), 99, options, "l3")
     row = {"input_ids": [0, 5, 2], COLUMN: [0, 2**32, 0]}
     assert policy.prepare(None, [row], None) == [row]
-    with pytest.raises(UsageError, match="--mask_policy l3 needs the column 'mask_thresholds'"):
-        policy.prepare(None, [{"input_ids": [0, 5, 2]}], None)
+    rows = examples(3, 1)
+    found = policy.prepare(tiny_model("bert"), rows, tmp_path)
+    special = set(tiny_tokenizer().all_special_ids)
+    for before, after in zip(rows, found, strict=True):
+        shares = [
+            threshold / 2**32
+            for token, threshold in zip(before["input_ids"], after[COLUMN], strict=True)
+            if token not in special
+        ]
+        assert sum(shares) / len(shares) == pytest.approx(0.3, abs=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["bernoulli", "whole_word"])

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from masktuning.data.batch import Batch
-from masktuning.methods.base import Method, check_pooled_state
+from masktuning.methods.base import Method
 from masktuning.methods.bias.method import label_names
 from masktuning.methods.bias.models import entailment_of
 from masktuning.methods.bias.overlap import Words, is_contiguous_part
 from masktuning.methods.bias.segments import Segments, Splitter, refuse_single_texts
+from masktuning.methods.requirements import check_model
 from masktuning.methods.step import Step
 from masktuning.modeling.shared_encoder import MaskTuningModel
 
@@ -71,7 +72,7 @@ class BiasHeadMethod(Method):
         width, classes = model.config.hidden_size, model.config.num_labels
         hidden = [FEATURES, FEATURES, FEATURES]
         if options.bias_head == HYPOTHESIS:
-            check_pooled_state(model)
+            check_model(model, frozenset({"pooled"}))
             hidden = [width, width, width // 2, width // 4]
         self.bias_head = perceptron([*hidden, classes])
         self.splitter = Splitter(tokenizer)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 WORDS = ("yes", "no", "neutral", "not", "positive")
 
 
-def byte_tokenizer(length: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, as GPT-2 has it, with merges for `WORDS` alone."""
+def byte_tokenizer(length: int, begins: bool = False) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, as GPT-2 has it, with merges for `WORDS` alone.
+
+    With `begins` every text begins with the token <s>, as with Llama's tokenizer.
+    """
     vocab = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges: list[tuple[str, str]] = []
     for word in WORDS:
@@ -25,7 +28,14 @@ def byte_tokenizer(length: int) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE(vocab, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=length)
+    if not begins:
+        return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=length)
+    backend.add_special_tokens(["<s>"])
+    start = ("<s>", backend.token_to_id("<s>"))
+    backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[start])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=length, bos_token="<s>"
+    )
 
 
 def save_causal_lm(folder: Path, length: int = 1024, seed: int = 0) -> Path:

@@ -1,4 +1,4 @@
-"""Few-shot prompting: prompts, likelihoods, the file of answers, and the command with a local model."""
+"""Few-shot prompting: prompts, likelihoods, the file of answers, the command with a local model."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from causal_lm import save_causal_lm
+from causal_lm import byte_tokenizer, save_causal_lm
 from families import save_tiny
 from layouts import HANS, NLI, QUESTIONS, write_layouts
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -108,7 +108,7 @@ def test_demonstrations_are_balanced_mixed_and_seeded():
     assert [shown.count(c) for c in range(3)] == [8, 8, 8] and len(set(chosen)) == 24
     assert shown != sorted(shown) and shown[:8] != [0] * 8
     assert set(demonstrations(label_ids, ANSWERS, 4, seed=1)) < set(chosen)
-    with pytest.raises(UsageError, match="--shots 11: .* only 10 examples of 'contradiction'"):
+    with pytest.raises(UsageError, match=r"--shots 11: .* only 10 examples of 'contradiction'"):
         demonstrations(label_ids, ANSWERS, 11, seed=1)
     with pytest.raises(UsageError, match="has no example of 'contradiction'"):
         demonstrations(label_ids[:90], ANSWERS, 1, seed=1)
@@ -154,25 +154,25 @@ def test_likelihoods_in_float64_agree_closely_and_single_tokens_are_computed_onc
 
 def test_a_beginning_of_text_token_and_another_family(tmp_path):
     """Llama's rotary positions, and a tokenizer that begins each text with a token."""
-    save_causal_lm(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer = byte_tokenizer(64, begins=True)
+    tokenizer.save_pretrained(tmp_path)
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=64, initializer_range=0.5,
-        bos_token_id=65, eos_token_id=66,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=None,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     scorer = likelihood_scorer(str(tmp_path), None, None, 8)
-    scorer._start = [65]
     scorer.use(load_causal_lm(str(tmp_path), None))
     asked = ["ab\nAnswer: ", "abc\nAnswer: "]
     found = dict(scorer.ask(asked, ["yes", "neither"]))
     model = AutoModelForCausalLM.from_pretrained(tmp_path).double().eval()
     for i, prompt in enumerate(asked):
         for answer, score in zip(["yes", "neither"], found[i], strict=True):
-            ids = [65, *tokenizer(prompt + answer)["input_ids"]]
-            start = 1 + len(tokenizer(prompt.rstrip())["input_ids"])
+            ids = tokenizer(prompt + answer)["input_ids"]
+            assert ids[0] == tokenizer.bos_token_id
+            start = len(tokenizer(prompt.rstrip())["input_ids"])
             with torch.no_grad():
                 logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
             expected = sum(float(logp[t - 1, ids[t]]) for t in range(start, len(ids)))
@@ -256,15 +256,22 @@ def test_hans_and_anli_with_a_local_model(lm, data, tmp_path, capsys):
     assert set(predictions(tmp_path, "anli_dev")[0]["probabilities"]) == set(ANSWERS)
 
 
-def test_a_second_run_asks_nothing_and_gives_the_same(lm, data, tmp_path, monkeypatch, capsys):
+def totals(printed):
+    """The figures of the table of costs: prompts, answered before, to ask, tokens."""
+    return next(line.split()[1:] for line in printed.splitlines() if line.startswith("total"))
+
+
+def test_a_second_run_asks_nothing_and_gives_the_same(lm, data, tmp_path, capsys):
     words = ["--task", "qqp", "--sets", "dev", "paws_qqp", "--disable_tqdm"]
     first = ask(lm, data, tmp_path, *words)
     lines = (tmp_path / FILE).read_text().splitlines()
     # QUESTIONS are the rows of all three sets, so PAWS has nothing new.
-    assert len(lines) == len(QUESTIONS) and "%|" not in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert len(lines) == len(QUESTIONS) and "%|" not in printed.err
+    assert totals(printed.out)[:3] == ["10", "0", "5"]
     second = ask(lm, data, tmp_path, *words)
     assert second == first and (tmp_path / FILE).read_text().splitlines() == lines
-    assert "total  10       10               0       0" in capsys.readouterr().out
+    assert totals(capsys.readouterr().out) == ["10", "10", "0", "0"]
     ask(lm, data, tmp_path, *words, "--max_eval_samples", 2, "--seed", 3)
     assert len((tmp_path / FILE).read_text().splitlines()) > len(lines), "other examples are shown"
     again = save_causal_lm(tmp_path / "other", seed=1)
@@ -272,7 +279,7 @@ def test_a_second_run_asks_nothing_and_gives_the_same(lm, data, tmp_path, monkey
     capsys.readouterr()
     os.utime(again / "model.safetensors", (1, 1))  # as when it was trained again
     ask(again, data, tmp_path, *words, "--max_eval_samples", 1, "--seed", 3)
-    assert "total  2        0                2" in capsys.readouterr().out
+    assert totals(capsys.readouterr().out)[:3] == ["2", "0", "1"]
 
 
 def test_a_dry_run_counts_and_writes_nothing(lm, data, tmp_path, monkeypatch, capsys):
@@ -284,13 +291,14 @@ def test_a_dry_run_counts_and_writes_nothing(lm, data, tmp_path, monkeypatch, ca
     evaluate.main(
         [*words, "--task", "sst2", "--sets", "dev", "--shots", "1", "--dry_run", "--quiet"]
     )
-    header, _, row, _ = capsys.readouterr().out.strip().split("\n")
-    assert header.split("  ")[0] == "set" and row.split()[:4] == ["dev", "2", "0", "2"]
-    train = ['a "fine film ', "so dull "]
-    question = "Which label fits this text: negative or positive?\nAnswer: "
-    solved = sum(len(" ".join(t.split())) + 1 + len(question) + 2 for t in train)
-    solved += len(" positive") + len(" negative") - 2  # the space is part of the prompt already
-    assert int(row.split()[4]) > 0 and solved > 0
+    header, _, row, *_ = capsys.readouterr().out.splitlines()
+    assert header.split() == "set prompts answered before to ask their tokens".split()
+    train = LabelledTexts("train", "train", [['a "fine film', "so dull"]], [1, 0])
+    texts = LabelledTexts("dev", "dev", [["it 's \"it", "bad"]], [1, 0])
+    asked = prompts(template_of(["negative", "positive"], 1), train, [0, 1], texts)
+    tokenizer = AutoTokenizer.from_pretrained(lm)
+    count = sum(len(tokenizer(prompt + "negative")["input_ids"]) for prompt in asked)
+    assert row.split() == ["dev", "2", "0", "2", f"{count:,}"]
     assert not [*tmp_path.iterdir()]
 
 
@@ -331,10 +339,10 @@ FEW = ["--predictor", "fewshot", "--fewshot_model", "m"]
         ([*FEW], "give --task, or --train_file"),
         ([*FEW, "--train_file", "a.csv"], "no texts to label"),
         ([*FEW, "--task", "qqp", "--train_file", "a.csv"], "brings its own training set"),
-        ([*FEW, "--model_name_or_path", "m"], "--model_name_or_path is not for --predictor fewshot"),
+        ([*FEW, "--model_name_or_path", "m"], "--model_name_or_path is not for"),
         ([*FEW, "--max_seq_length=9"], "--max_seq_length is not for .* not truncated"),
         ([*FEW, "--fewshot_base_url", "u"], "needs --fewshot_backend completions or chat"),
-        ([*FEW, "--fewshot_backend", "chat", "--tokenizer_name", "t"], "is for --fewshot_backend l"),
+        ([*FEW, "--fewshot_backend", "chat", "--tokenizer_name", "t"], "is for --fewshot_backend"),
         ([*FEW, "--shots", "0"], "shots is 0: give 1 or more"),
         ([*FEW, "--fewshot_backend", "curl"], "invalid choice: 'curl'"),
     ],
@@ -350,7 +358,7 @@ def test_models_and_prompts_that_cannot_be_used(lm, data, tmp_path):
     short = save_causal_lm(tmp_path / "short", length=100)
     with pytest.raises(UsageError, match=r"a prompt has \d+ tokens, but the model takes 100"):
         ask(short, data, tmp_path / "out", *words)
-    with pytest.raises(UsageError, match="--shots 3: .* only 2 examples of 'negative'"):
+    with pytest.raises(UsageError, match=r"--shots 3: .* only 2 examples of 'negative'"):
         ask(lm, data, tmp_path / "out", *words, "--shots", 3)
     save_tiny(tmp_path / "bert", "bert")
     with pytest.raises(UsageError, match="bert is no causal language model"):

@@ -75,16 +75,19 @@ def cost(requests: Sequence[Request], scorer: Scorer, known: AnswerFile) -> str:
         [("set", "prompts", "answered before", "to ask", "their tokens")],
         np.zeros(4, int),
     )
+    seen: set[str] = set()  # a set may have rows of an earlier one
     for request in requests:
-        open_ = [*request.missing(scorer, known).values()]
-        answered = sum(key in known for key in request.keys(scorer))
-        tokens = scorer.count_tokens(open_, request.answers)
-        counts = np.array([len(request.prompts), answered, len(open_), tokens])
+        missing = request.missing(scorer, known)
+        before = sum(key in known for key in request.keys(scorer))
+        to_ask = [prompt for key, prompt in missing.items() if key not in seen]
+        seen |= missing.keys()
+        tokens = scorer.count_tokens(to_ask, request.answers)
+        counts = np.array([len(request.prompts), before, len(to_ask), tokens])
         rows.append((request.name, *(f"{count:,}" for count in counts)))
         total += counts
     if len(requests) > 1:
         rows.append(("total", *(f"{count:,}" for count in total)))
-    return f"{aligned(rows)}\nA prompt is asked once; the tokens are {scorer.token_count}."
+    return f"{aligned(rows)}\nEach prompt is asked once. Its tokens are {scorer.token_count}."
 
 
 def answered(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from masktuning.config.errors import UsageError, one_line
@@ -61,23 +62,30 @@ class EndpointScorer:
         """
         limit = max(map(len, answers)) + _MORE_TOKENS
         failure: Exception | None = None
+        stopped = threading.Event()
+
+        def answer_of(prompt: str) -> str | None:
+            if stopped.is_set():
+                return None
+            try:
+                return self._answer(prompt, limit)
+            except self.errors:
+                stopped.set()
+                raise
+
         pool = ThreadPoolExecutor(AT_ONCE)
         try:
-            places: dict[Future[str], int] = {
-                pool.submit(self._answer, prompt, limit): i for i, prompt in enumerate(prompts)
-            }
+            places = {pool.submit(answer_of, prompt): i for i, prompt in enumerate(prompts)}
             for future in as_completed(places):
                 try:
                     answer = future.result()
-                except CancelledError:
-                    continue
                 except self.errors as error:
                     failure = failure or error
-                    for other in places:
-                        other.cancel()
                     continue
-                yield places[future], answer
+                if answer is not None:
+                    yield places[future], answer
         finally:
+            stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
         if failure is not None:
             raise UsageError(

@@ -179,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
         prompt = request.get("prompt") or request["messages"][0]["content"]
         match self.server.behaviour:
             case "slow":
-                time.sleep(0.5)
+                time.sleep(1.5)
             case "broken" if len(self.server.asked) > self.server.healthy:
                 code, body = 500, '{"error": {"message": "overloaded"}}'
             case "refusing":
@@ -216,7 +216,7 @@ def server(monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.asked, server.behaviour, server.healthy = [], "healthy", 0
         server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])
         thread.start()
         yield server
         server.shutdown()
@@ -263,7 +263,8 @@ def test_failures_of_the_real_client(
     server, data, tmp_path, monkeypatch, behaviour, message, tries
 ):
     monkeypatch.setattr(endpoint, "AT_ONCE", 1)
-    monkeypatch.setattr(endpoint, "TIMEOUT_S", 0.15)
+    if behaviour == "slow":
+        monkeypatch.setattr(endpoint, "TIMEOUT_S", 0.5)
     server.behaviour = behaviour
     with pytest.raises(UsageError, match=message) as caught:
         ask(data, tmp_path, "--fewshot_base_url", server.url)

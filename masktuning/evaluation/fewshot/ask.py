@@ -71,10 +71,9 @@ def cost(requests: Sequence[Request], scorer: Scorer, known: AnswerFile) -> str:
     Raises:
         UsageError: if a prompt is too long for the model.
     """
-    rows, total = (
-        [("set", "prompts", "answered before", "to ask", "their tokens")],
-        np.zeros(4, int),
-    )
+    rows: list[tuple[str, ...]]
+    rows = [("set", "prompts", "answered before", "to ask", "their tokens")]
+    total = np.zeros(4, int)
     seen: set[str] = set()  # a set may have rows of an earlier one
     for request in requests:
         missing = request.missing(scorer, known)

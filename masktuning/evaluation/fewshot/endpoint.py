@@ -47,7 +47,7 @@ class EndpointScorer:
         chat: bool = False,
     ) -> None:
         self.client, self.model, self.chat = client, model, chat
-        self.errors = (*errors, _NoCompletionError)
+        self.errors: tuple[type[Exception], ...] = (*errors, _NoCompletionError)
         self.identity = {"model": model, "at": base_url, "chat": chat}
 
     def count_tokens(self, prompts: Sequence[str], answers: Sequence[str]) -> int:

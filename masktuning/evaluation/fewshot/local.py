@@ -250,8 +250,9 @@ def load_causal_lm(name: str, revision: str | None) -> Any:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its own report is a page long
     transformers_logging.disable_progress_bar()
+    auto: Any = AutoModelForCausalLM  # typed as if it always returned a model alone
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto.from_pretrained(
             name, dtype="auto", output_loading_info=True, **at(revision)
         )
     except LOADING_ERRORS as error:

@@ -94,6 +94,7 @@ setup(
         "masktuning.demo",
         "masktuning.demo.pretrain",
         "masktuning.evaluation",
+        "masktuning.evaluation.fewshot",
         "masktuning.kernels",
         "masktuning.methods",
         "masktuning.methods.bias",

@@ -6,6 +6,10 @@
     python -m masktuning.evaluate --model_name_or_path out --eval_files reviews=reviews.csv
     python -m masktuning.evaluate --model_name_or_path out --test_file new.csv --output_dir out
 
+A language model that is shown examples of the training set, and what asking it would cost:
+
+    python -m masktuning.evaluate --predictor fewshot --fewshot_model gpt2 --task mnli --dry_run
+
 The mean and standard deviation of several seeds (folders of runs, or of --output_dir), and the
 paired differences to a baseline's runs with the same seeds in the same order:
 
@@ -35,6 +39,7 @@ from masktuning.config.parser import (
     wants_help,
 )
 from masktuning.config.translate import translated
+from masktuning.evaluation.fewshot.options import FewShotArguments, check_flags
 
 PROGRAM = "python -m masktuning.evaluate"
 
@@ -45,6 +50,14 @@ class EvaluationArguments:
 
     _argument_group_name = "evaluation"
 
+    predictor: str = field(
+        default="classifier",
+        metadata={
+            "help": "What labels the texts: a trained classifier, or a language model that is "
+            "shown a few solved examples.",
+            "choices": ["classifier", "fewshot"],
+        },
+    )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint folder or hub id."}
     )
@@ -92,12 +105,15 @@ class EvaluationArguments:
 
 
 def main(argv: list[str]) -> None:
-    parser = build_parser(PROGRAM, __doc__ or "", [EvaluationArguments, DataArguments])
+    groups = [EvaluationArguments, DataArguments, FewShotArguments]
+    parser = build_parser(PROGRAM, __doc__ or "", groups)
     if wants_help(argv):
         parser.print_help()
         return
     argv, _ = translated(underscored(argv), {}, known_names(parser))
-    arguments, data = parse(parser, argv, {})
+    arguments, data, few_shot = parse(parser, argv, {})
+    given = {word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")}
+    check_flags(arguments.predictor, given, few_shot, data, arguments.output_dir)
     if arguments.output_dir:
         make(Path(arguments.output_dir))
     if arguments.combine or arguments.baseline:
@@ -110,8 +126,11 @@ def main(argv: list[str]) -> None:
         from masktuning.evaluation.quiet import less_output
         from masktuning.evaluation.run import EvaluationJob, evaluate
 
+        if arguments.predictor == "fewshot":
+            from masktuning.evaluation.fewshot.run import evaluate_few_shot
+
     job = EvaluationJob(
-        model=arguments.model_name_or_path,
+        model=arguments.model_name_or_path or few_shot.fewshot_model,
         data=data,
         sets=arguments.sets,
         protocols=arguments.protocol,
@@ -122,18 +141,22 @@ def main(argv: list[str]) -> None:
         tokenizer_name=arguments.tokenizer_name,
         revision=arguments.model_revision,
         progress=not (arguments.disable_tqdm or arguments.quiet),
-        measures=bool(data.task or data.eval_files or not data.test_file),
+        measures=bool(data.task or data.eval_files or data.validation_file or not data.test_file),
         predicts=bool(data.test_file),
     )
     with less_output(job.progress, warnings=not arguments.quiet):
-        evaluate(job)
+        if arguments.predictor == "fewshot":
+            evaluate_few_shot(job, few_shot, shows_cost=not arguments.quiet)
+        else:
+            evaluate(job)
 
 
 def _check(arguments: EvaluationArguments, data: DataArguments) -> None:
     """Raises UsageError for flags that exclude each other, are missing, or are out of range."""
-    if data.train_file or data.validation_file or data.dataset_name:
+    prompted = arguments.predictor == "fewshot"
+    if not prompted and (data.train_file or data.validation_file or data.dataset_name):
         raise UsageError("evaluate takes --task or --eval_files; it takes no training data")
-    if data.test_file and not arguments.output_dir:
+    if data.test_file and not (arguments.output_dir or prompted):
         raise UsageError("--test_file needs --output_dir: the folder for its predictions")
     if (arguments.sets or arguments.protocol) and not data.task:
         raise UsageError("--sets and --protocol choose sets of a task: give --task too")
@@ -147,7 +170,7 @@ def _check(arguments: EvaluationArguments, data: DataArguments) -> None:
     length, batch = arguments.max_seq_length, arguments.per_device_eval_batch_size
     if (length is not None and length < 1) or batch < 1:
         raise UsageError("--max_seq_length and --per_device_eval_batch_size must be 1 or more")
-    if arguments.model_name_or_path is None:
+    if not prompted and arguments.model_name_or_path is None:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from causal_lm import save_causal_lm
 from conftest import ROOT
 from families import save_tiny, tiny_model, tiny_tokenizer
 from layouts import write_layouts
@@ -41,6 +42,11 @@ NOT_RUN = {
     "python benchmarks/bench_step.py step.json": LONG,
     "python benchmarks/bench_processes.py processes.json": LONG,
     "python benchmarks/startup.py": "a minute; tests/training/test_startup.py checks the imports",
+    "python -m masktuning.evaluate --predictor fewshot --fewshot_backend completions "
+    "--fewshot_base_url http://localhost:8000/v1 --fewshot_model served --task sst2 "
+    "--data_dir data --sets dev --output_dir asked": (
+        "an endpoint; tests/evaluation/test_fewshot_endpoint.py has one"
+    ),
     "bash benchmarks/gpu_check.sh measured_on_gpu": "a GPU; tests/ops/test_gpu_check.py reads it",
 }
 # Flags that make a long command short. The demo is also run whole, by .ci/run and as a slow test.
@@ -142,6 +148,7 @@ def stand_ins(tmp_path_factory):
         (folder / run).mkdir()
         results = json.dumps({"eval_dev_accuracy": int(run[-1]) / 10})
         (folder / run / "all_results.json").write_text(results)
+    save_causal_lm(folder / "language-model")
     write_corpus(folder / "corpus.txt")
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     return folder

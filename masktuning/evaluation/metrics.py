@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 _RESAMPLES = 10_000
 _PERCENTILES = (2.5, 97.5)
+NO_LABEL = -1
+"""In place of a predicted label id: the answer of a language model that names no label."""
 
 
 @dataclass(frozen=True)
@@ -61,33 +63,44 @@ def f1(
 ) -> tuple[float, float, float]:
     """F1 of one label id, or for None the mean over all labels, and its 95 % bootstrap interval.
 
-    `predictions` and `labels` are label ids [n]. A label that neither occurs nor is predicted is
-    not part of the mean; the F1 of such a label alone is 0. When examples are resampled, the cells
-    of the confusion matrix are multinomial; the seed is fixed.
+    `predictions` and `labels` are label ids [n]; a prediction may also be `NO_LABEL`. A label that
+    neither occurs nor is predicted is not part of the mean; the F1 of such a label alone is 0. When
+    examples are resampled, the cells of the confusion matrix are multinomial; the seed is fixed.
     """
     K = int(max(predictions.max(), labels.max())) + 1
     if label is not None:
         predictions, labels, K = predictions == label, labels == label, 2
-    counts_KK = np.zeros((K, K), np.int64)
+    size = K
+    if predictions.min() < 0:
+        size = K + 1  # the last row and column are those of NO_LABEL
+        predictions = np.where(predictions < 0, K, predictions)
+    counts_KK = np.zeros((size, size), np.int64)
     np.add.at(counts_KK, (labels.astype(np.int64), predictions.astype(np.int64)), 1)
     n = len(labels)
     draws = np.random.default_rng(0).multinomial(n, counts_KK.ravel() / n, _RESAMPLES)
-    both = np.concatenate([counts_KK.reshape(1, K, K), draws.reshape(-1, K, K)])
+    both = np.concatenate([counts_KK.reshape(1, size, size), draws.reshape(-1, size, size)])
     correct = np.diagonal(both, axis1=1, axis2=2)
     occurring = both.sum(1) + both.sum(
         2
     )  # how often a label is predicted, plus how often it occurs
     scores = np.where(occurring > 0, 2 * correct / np.maximum(occurring, 1), np.nan)
+    scores = scores[:, :K]
     means = np.nanmean(scores, axis=1) if label is None else np.nan_to_num(scores[:, 1])
     low, high = np.percentile(means[1:], _PERCENTILES)
     return float(means[0]), float(low), float(high)
 
 
 def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """The softmax [n, C] of logits [n, C] over the labels."""
+    """The softmax [n, C] of logits [n, C] over the labels; 0 where all of a row's are -inf."""
     x = logits.astype(np.float64)
-    p = np.exp(x - x.max(-1, keepdims=True))
-    return p / p.sum(-1, keepdims=True)
+    named_n1 = (likeliest(x) != NO_LABEL)[:, None]
+    p = np.exp(x - np.where(named_n1, x.max(-1, keepdims=True), 0.0))
+    return p / np.where(named_n1, p.sum(-1, keepdims=True), 1.0)
+
+
+def likeliest(logits: NDArray[Any]) -> NDArray[np.int64]:
+    """[n] the id of the largest logit [n, C], or `NO_LABEL` where all of a row's are -inf."""
+    return np.where(np.isneginf(logits).all(-1), NO_LABEL, logits.argmax(-1))
 
 
 def collapse_argmax(logits: NDArray[Any], to: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from masktuning.config.files import write, write_json
 from masktuning.data.load import LabelledTexts
 from masktuning.evaluation.aggregate import EVALUATION_RESULTS
-from masktuning.evaluation.metrics import probabilities
+from masktuning.evaluation.metrics import NO_LABEL, likeliest, probabilities
 from masktuning.evaluation.scoring import Scored
 
 _TEXTS = ("text", "text_pair")
@@ -45,9 +45,9 @@ def write_predictions(
     _write_lines(
         path,
         (
-            {**given, "prediction": labels[logits.argmax()], "probabilities": shares}
-            for given, logits, shares in zip(
-                _texts(texts), logits_nC, _shares(logits_nC, labels), strict=True
+            {**given, "prediction": _name(labels, predicted), "probabilities": shares}
+            for given, predicted, shares in zip(
+                _texts(texts), likeliest(logits_nC), _shares(logits_nC, labels), strict=True
             )
         ),
     )
@@ -58,7 +58,8 @@ def prediction_rows(scored: Scored) -> Iterator[dict[str, Any]]:
     """One mapping for each text of a set, in the order of the set.
 
     `label` and `prediction` are label names of the set. `probabilities` has the model's label
-    names, which are more where the set has fewer labels than the model.
+    names, which are more where the set has fewer labels than the model. A prediction that is no
+    label is None.
     """
     rows = zip(
         _texts(scored.texts),
@@ -68,8 +69,12 @@ def prediction_rows(scored: Scored) -> Iterator[dict[str, Any]]:
         strict=True,
     )
     for given, gold, predicted, shares in rows:
-        names = {"label": scored.labels[gold], "prediction": scored.labels[predicted]}
+        names = {"label": scored.labels[gold], "prediction": _name(scored.labels, predicted)}
         yield {**given, **names, "probabilities": shares}
+
+
+def _name(labels: Sequence[str], label: int) -> str | None:
+    return None if label == NO_LABEL else labels[label]
 
 
 def _texts(texts: LabelledTexts) -> Iterator[dict[str, Any]]:

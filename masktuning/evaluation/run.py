@@ -55,7 +55,7 @@ class EvaluationJob:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
     """The scores of one set at one length; the name of the result may end in the length."""
 
     spec: SetSpec
@@ -77,7 +77,7 @@ def evaluate(job: EvaluationJob) -> list[SetResult]:
         labels = model_labels(labels, task.labels)
     else:
         task = replace(task, labels=labels)
-    texts = _load(job, task, labels) if job.measures else []
+    texts = load_sets(job, task, labels) if job.measures else []
     test = load_test(job.data, task) if job.predicts else None
     trainer = predictor(model, tokenizer, job.batch_size, job.progress, job.use_cpu)
     longest = length_limit(model, model.config, tokenizer)
@@ -90,12 +90,17 @@ def evaluate(job: EvaluationJob) -> list[SetResult]:
         print(f"{path}: the predicted labels of {len(test)} texts")
     if not job.measures:
         return []
-    measured: list[_Measured] = []
+    measured: list[Measured] = []
     for i, length in enumerate(wanted_lengths(task, usual, job.max_seq_length, longest)):
         here = [one for one in texts if i == 0 or length in task.named(one.name).lengths]
         encoded = _encode(job, here, tokenizer, min(length, longest))
         scores = evaluate_sets(trainer, encoded, task, labels)
         measured += _with_ending(task, scores, f"_{length}" if i else "")
+    return report(job, measured)
+
+
+def report(job: EvaluationJob, measured: list[Measured]) -> list[SetResult]:
+    """Prints the tables, writes the files if there is a folder for them, returns the results."""
     _print(job, measured)
     if job.output_dir:
         write_results(Path(job.output_dir), [one.scored for one in measured])
@@ -131,7 +136,7 @@ def label_names(model: str, config: Any, given: list[str]) -> list[str]:
     return given
 
 
-def _load(job: EvaluationJob, task: Task, labels: list[str]) -> list[LabelledTexts]:
+def load_sets(job: EvaluationJob, task: Task, labels: list[str]) -> list[LabelledTexts]:
     """The texts of the task's sets; a set that the user named may not be missing."""
     named = [spec for spec in task.sets if spec.name in job.sets]
     required = {name for spec in named for name in [spec.name, *spec.union_of]}
@@ -149,17 +154,15 @@ def _encode(
     return encode_all(kept, tokenizer, length, workers, overwrite)
 
 
-def _with_ending(task: Task, scores: dict[str, Scored], ending: str) -> list[_Measured]:
+def _with_ending(task: Task, scores: dict[str, Scored], ending: str) -> list[Measured]:
     """The scores with `ending` added to the names of the results."""
     return [
-        _Measured(
-            task.named(name), replace(one, result=replace(one.result, name=f"{name}{ending}"))
-        )
+        Measured(task.named(name), replace(one, result=replace(one.result, name=f"{name}{ending}")))
         for name, one in scores.items()
     ]
 
 
-def _print(job: EvaluationJob, measured: list[_Measured]) -> None:
+def _print(job: EvaluationJob, measured: list[Measured]) -> None:
     """Prints one table per protocol, or one of all sets, and one of the other scores."""
     results = [one.scored.result for one in measured]
     if not job.protocols:

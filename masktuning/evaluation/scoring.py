@@ -22,6 +22,7 @@ from masktuning.evaluation.metrics import (
     collapse_argmax,
     collapse_sum,
     f1,
+    likeliest,
 )
 from masktuning.tasks import SetSpec, Task
 
@@ -32,7 +33,7 @@ class Scored:
 
     result: SetResult
     predictions: NDArray[np.int64]
-    """[n] predicted label ids of the set."""
+    """[n] predicted label ids of the set, or `NO_LABEL`."""
     correct: NDArray[np.bool_]
     """[n] whether each prediction is correct."""
     labels: list[str]
@@ -41,17 +42,24 @@ class Scored:
     logits: NDArray[Any]
     """[n, C] what the predictions were made from."""
     model_labels: list[str]
-    """The C label names of the model."""
+    """The C label names of the logits."""
 
 
 def score_sets(
-    task: Task, sets: list[LabelledTexts], logits: dict[str, NDArray[Any]], labels: list[str]
+    task: Task,
+    sets: list[LabelledTexts],
+    logits: dict[str, NDArray[Any]],
+    labels: list[str],
+    own_labels: bool = False,
 ) -> dict[str, Scored]:
     """The scores of each set by its name, in the task's order.
 
     `logits` holds an array [n, C] for each of `sets`; `labels` are the model's C label names. A
     union of sets is scored if all of its parts are in `sets`. If a set of edited texts and the set
     of their originals are both there, the edited one is given its consistency.
+
+    With `own_labels`, the logits of a set that has labels of its own are over these, as where a
+    language model is asked for them, so that no rule to collapse labels is needed.
 
     Raises:
         UsageError: if these two sets differ in their number of rows.
@@ -60,11 +68,12 @@ def score_sets(
     found: dict[str, Scored] = {}
     for spec in task.sets:
         if spec.name in texts:
-            found[spec.name] = _score(spec, texts[spec.name], logits[spec.name], task, labels)
+            one, rows = texts[spec.name], logits[spec.name]
+            found[spec.name] = _score(spec, one, rows, task, labels, own_labels)
         elif spec.union_of and all(name in texts for name in spec.union_of):
             union = _joined(spec, [texts[name] for name in spec.union_of])
             rows = np.concatenate([logits[name] for name in spec.union_of])
-            found[spec.name] = _score(spec, union, rows, task, labels)
+            found[spec.name] = _score(spec, union, rows, task, labels, own_labels)
     for spec in task.sets:
         if spec.name in found and spec.original in found:
             _add_consistency(found[spec.name], found[spec.original])
@@ -81,20 +90,25 @@ def only_label(scored: Scored) -> str | None:
 
 
 def _score(
-    spec: SetSpec, texts: LabelledTexts, logits: NDArray[Any], task: Task, labels: list[str]
+    spec: SetSpec,
+    texts: LabelledTexts,
+    logits: NDArray[Any],
+    task: Task,
+    labels: list[str],
+    own_labels: bool,
 ) -> Scored:
     """The scores of one set or union from its logits [n, C]."""
     gold = np.asarray(texts.labels)
     names = spec.labels or labels
     more: dict[str, float] = {}
     # `correct` has one entry per rule to collapse labels, by the ending of the accuracies' names.
-    if spec.labels:
-        to = _label_map(spec, task, labels)
+    if spec.labels and not own_labels:
+        to = label_map(spec, task, labels)
         predictions = collapse_argmax(logits, to)
         correct = {"": predictions == gold, "_sum": collapse_sum(logits, to) == gold}
         more |= _with_interval("accuracy_sum", accuracy_with_interval(correct["_sum"]))
     else:
-        predictions = logits.argmax(-1)
+        predictions = likeliest(logits)
         correct = {"": predictions == gold}
     if spec.f1:
         label = None if spec.f1 == "macro" else LabelNames(names).find(spec.f1)
@@ -105,7 +119,8 @@ def _score(
         more |= _with_interval("consistency", accuracy_with_interval(pairs))
     accuracy = accuracy_with_interval(correct[""])
     result = SetResult(spec.name, spec.role, *accuracy, len(gold), more)
-    return Scored(result, predictions, correct[""], list(names), texts, logits, labels)
+    columns = [*names] if own_labels else labels
+    return Scored(result, predictions, correct[""], list(names), texts, logits, columns)
 
 
 def _joined(spec: SetSpec, parts: list[LabelledTexts]) -> LabelledTexts:
@@ -137,7 +152,7 @@ def _by_group(
     return found
 
 
-def _label_map(spec: SetSpec, task: Task, labels: list[str]) -> NDArray[np.int64]:
+def label_map(spec: SetSpec, task: Task, labels: list[str]) -> NDArray[np.int64]:
     """[C] the label id of a set with fewer labels, such as HANS, for each of the model's labels.
 
     The set's key `label_map` in the task's YAML file says it by names.

@@ -103,10 +103,7 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     file = strategies_in_words(read_yaml(early.config)) if early.config else {}
     name = _task_name(early, file)
     task = None if name is None else load_task(name)
-    preset = early.preset or file.get("preset")
-    if preset and task is None:
-        raise UsageError("--preset goes with --task: files of your own have no presets")
-    settings = {} if task is None else strategies_in_words(task.settings_of(preset))
+    settings = _settings(task, early.preset or file.get("preset"))
     method = early.method or file.get("method") or settings.get("method") or MethodChoice.method
     # Seconds of imports, after the errors that need none. The operations come first: to register
     # one, torch searches all modules there are, and transformers brings two thousand.
@@ -148,6 +145,13 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     if given.trains:
         _check_method(training, task)
     return TrainingJob(model, data, training, run, task, chosen, embedded)
+
+
+def _settings(task: Task | None, preset: str | None) -> dict[str, Any]:
+    """The settings of the task, with those of its preset over them."""
+    if preset and task is None:
+        raise UsageError("--preset goes with --task: files of your own have no presets")
+    return {} if task is None else strategies_in_words(task.settings_of(preset))
 
 
 def _check_method(training: MethodArguments, task: Task) -> None:

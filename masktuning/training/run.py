@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
 from masktuning.config.errors import UsageError
@@ -59,6 +60,7 @@ def run(
         if job.training.process_index == 0:
             print(f"stage of {job.training.method}: {stage.training.method}, into {stage.folder}")
         run(stage, summary=False)
+        PartialState().wait_for_everyone()  # the first process writes what the others read next
     began = time.perf_counter()
     trainer, sets = build_trainer(started(job))
     if progress is not None:

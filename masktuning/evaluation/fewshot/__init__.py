@@ -1,0 +1,1 @@
+"""Few-shot prompting: a language model labels texts after some solved examples, untrained."""

@@ -7,6 +7,7 @@ Shapes: B examples, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,16 @@ class IntermediateParsing(Finetuning):
         "finds that it hardly does."
     )
 
+    needs = "a treebank in CoNLL-U format"
+
+    @classmethod
+    def check_task(cls, options: Any, pairs: bool, labels: Sequence[str]) -> None:
+        """Raises UsageError for a treebank that is missing; see `Method.check_task`."""
+        _check_files(options)
+
     @classmethod
     def stages(cls, options: Any) -> list[Stage]:
         """One stage, which trains the encoder on dependency parsing."""
-        _check_files(options)
         arguments: dict[str, Any] = {
             "treebank": options.treebank,
             "dev_treebank": options.dev_treebank,

@@ -20,12 +20,18 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
 )
+from treebanks import write_treebank
 
 from masktuning.demo import EMBEDDED
 from masktuning.methods import METHODS, method_class
 
-OPTIONS: dict[str, str] = {}
-"""Flags of a method that its defaults lack, or that make it quick."""
+# Flags that a method cannot do without; TREEBANK stands for a file.
+_BIASED = ("bias_product", "reweight", "learned_mixin", "confidence_regularization")
+OPTIONS = {
+    **dict.fromkeys(_BIASED, "--bias_model overlap"),
+    "dependency_parsing": "--treebank TREEBANK",
+    "intermediate_parsing": "--treebank TREEBANK --parsing_epochs 1",
+}
 SHARED = (
     "--task demo-pairs --max_train_samples 48 --max_eval_samples 8 --max_steps 3 --save_steps 1 "
     "--logging_steps 1 --disable_tqdm true --report_to none --use_cpu true --seed 5 "
@@ -75,7 +81,11 @@ def save_model(folder, dropout):
 def train(server, model, name, folder, *words, expect=0, **job):
     """Runs the command, which must end with the exit code `expect`; what it printed."""
     flags = ["--method", name, "--model_name_or_path", model, "--output_dir", str(folder)]
-    argv = [*flags, *SHARED, *OPTIONS.get(name, "").split(), *words]
+    needed = OPTIONS.get(name, "")
+    if "TREEBANK" in needed:
+        treebank = write_treebank(folder.parent / "treebank.conllu", 48)
+        needed = needed.replace("TREEBANK", str(treebank))
+    argv = [*flags, *SHARED, *needed.split(), *words]
     log = folder.parent / f"{folder.name}.log"
     server.stdin.write(json.dumps({"argv": argv, "log": str(log), **job}) + "\n")
     server.stdin.flush()
@@ -130,7 +140,7 @@ def test_a_killed_run_ends_with_the_same_bits(server, models, name, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_and_processes_change_nothing(server, models, name, tmp_path):
-    sgd = ("--optim", "sgd", "--learning_rate", "0.05")
+    sgd = ("--optim", "sgd", "--learning_rate", "0.5")
     one, four, two = (tmp_path / folder for folder in ("one", "four", "two"))
     train(server, models[False], name, one, *sgd)
     start, end = load_file(f"{models[False]}/model.safetensors"), weights(one)

@@ -98,6 +98,7 @@ class DependencyParsing(Method):
         'Glavas and Vulic, "Is Supervised Syntactic Parsing Beneficial for Language Understanding '
         'Tasks? An Empirical Investigation", EACL 2021, arXiv 2008.06788'
     )
+    needs = "a treebank in CoNLL-U format"
     when = (
         "As the stage of intermediate_parsing, or alone for an encoder that was trained on "
         "syntactic trees and not yet on a task."

@@ -48,8 +48,8 @@ class TermOptions:
             "tokens that are associated with a label, aim masks those first; bernoulli masks each "
             "token with probability mask_rate; whole_word masks whole words; keywords masks only "
             "the 10 tokens most typical of each label, by tf-idf; keywords_attention finds these "
-            "by the attention of a fine-tuned classifier, which is trained first; l3 takes each "
-            "token's probability from the column mask_thresholds of the training set.",
+            "by the attention of a fine-tuned classifier, which is trained first; l3 masks "
+            "tokens the more often the less likely the model finds them before training.",
             "choices": [*POLICIES],
         },
     )

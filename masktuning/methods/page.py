@@ -40,7 +40,7 @@ def page(costs: Path | None = None) -> str:
     """
     measured = {} if costs is None else json.loads(costs.read_text(encoding="utf-8"))
     parts = [
-        _linked(_unwrapped(_INTRODUCTION)),
+        _linked(_unwrapped(_INTRODUCTION)).rstrip() + "\n",
         _table(measured),
         *(_section(name) for name in METHODS),
     ]

@@ -137,8 +137,8 @@ class _EarlyChecks(TrainerCallback):
         if label is not None:
             self._warn(
                 "from step %d to %d, the classifier gave every training text the label %r. If it "
-                "stays like this the run learns nothing: compare it with --method finetuning, or "
-                "try another --learning_rate and, with Mask-tuning, a smaller --alpha",
+                "stays like this the run learns nothing: try another --learning_rate or more "
+                "steps, and compare other methods with --method finetuning",
                 step - min(step, _WINDOW) + 1,
                 step,
                 self.trainer.method.config.id2label[label],

@@ -244,6 +244,12 @@ def _check_data_flags(data: DataArguments, task: Task | None, trains: bool) -> N
         return
     if data.train_file and not data.validation_file:
         raise UsageError("--validation_file is missing: the in-distribution set to measure on")
+    files = [Path(one).resolve() for one in (data.train_file, data.validation_file) if one]
+    if len(set(files)) < len(files):
+        raise UsageError(
+            "--validation_file and --train_file are the same file: what was trained on says "
+            "nothing about other texts"
+        )
     if data.validation_file and not data.train_file:
         raise UsageError("--train_file is missing: --validation_file goes with it")
     if task is None:

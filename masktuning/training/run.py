@@ -27,7 +27,7 @@ from masktuning.training.loss_log import means
 from masktuning.training.model_card import card_of
 from masktuning.training.own_measures import final_metrics, measures_itself
 from masktuning.training.perturbation_log import PerturbationLog
-from masktuning.training.selection import prepare_selection
+from masktuning.training.selection import prepare_selection, say_selection
 from masktuning.training.sets_of_run import SetsOfRun, accuracies
 from masktuning.training.stages import pending_stages, started
 from masktuning.training.time_log import as_metrics, from_metrics, time_table
@@ -72,6 +72,7 @@ def run(
     trainer.sets = SetsOfRun(sets, job.task, job.run.eval_ood == "epoch")
     prepare_selection(job, trainer, trainer.sets)
     trained = _train(job, trainer, resume)
+    say_selection(job, trainer)
     again = trainer.state.global_step == start and bool(run_folder.read_results(job.folder))
     trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
     measured: dict[str, float] = {}
@@ -89,7 +90,7 @@ def run(
     trained = {**_seconds(trainer, time.perf_counter() - began), **trained, **measured}
     metrics = _write_results(job, trainer, trained, results)
     _print_results(job, trainer, metrics, results if summary else [])
-    _warn_of_constant(scores)
+    _warn_of_constant(scores, job.training.method)
     # Only now, since until here the run could be resumed; an earlier call decided about its own.
     if not (job.run.keep_optimizer_states or again):
         _remove_optimizers(job, summary)
@@ -147,17 +148,17 @@ def _predict(job: TrainingJob, trainer: MaskTuningTrainer, sets: list[EncodedSet
         print(f"{path}: the predicted labels of {len(test.texts)} texts")
 
 
-def _warn_of_constant(scores: Mapping[str, Scored]) -> None:
+def _warn_of_constant(scores: Mapping[str, Scored], method: str) -> None:
     """Warns of a classifier that gives every text of the in-distribution set one label."""
     dev = next((one for one in scores.values() if one.result.role == "dev"), None)
     if dev is not None and (label := only_label(dev)) is not None:
         logger.warning(
             "warning: the classifier gives all %d texts of %s the label %r. It has learned nothing "
-            "that tells them apart: compare it with --method finetuning, train longer, or try "
-            "another --learning_rate and, with Mask-tuning, a smaller --alpha",
+            "that tells them apart: train longer, or try another --learning_rate%s",
             dev.result.n,
             dev.result.name,
             label,
+            "" if method == "finetuning" else ", or compare it with --method finetuning",
         )
 
 
@@ -223,6 +224,20 @@ class _WriteConfig(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
+            folder, text = self.job.folder, run_folder.config_text(self.job)
             if self.fresh:
-                run_folder.clear(self.job.folder, stages=False)  # those are of this run
-            write(self.job.folder / run_folder.CONFIG, run_folder.config_text(self.job))
+                run_folder.clear(folder, stages=False)  # those are of this run
+            elif changed := run_folder.changed_options(folder, text):
+                _warn_of_changes(changed)
+            write(folder / run_folder.CONFIG, text)
+
+
+def _warn_of_changes(changed: Mapping[str, tuple[Any, Any]]) -> None:
+    """Warns that a run goes on with other options than it began with."""
+    listed = ", ".join(f"--{name} {new} (was {old})" for name, (old, new) in changed.items())
+    logger.warning(
+        "warning: resumed with other options than the run began with: %s. Steps that are done keep "
+        "what they were done with, and so does the state of the optimizer and its learning rate; "
+        "config.yaml holds the new options from here on",
+        listed,
+    )

@@ -160,6 +160,18 @@ def config_text(job: TrainingJob) -> str:
     return _MARK + yaml.safe_dump(kept, sort_keys=True, allow_unicode=True)
 
 
+def changed_options(folder: Path, text: str) -> dict[str, tuple[Any, Any]]:
+    """Options that differ between the run's config.yaml and a new `config_text`: old and new."""
+    path = folder / CONFIG
+    old = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not isinstance(old, dict):
+        return {}
+    new = yaml.safe_load(text)
+    names = sorted(old.keys() | new.keys())
+    both = {name: (old.get(name), new.get(name)) for name in names}
+    return {name: (a, b) for name, (a, b) in both.items() if a != b and name != "output_dir"}
+
+
 def _is_path(name: str, value: Any) -> bool:
     """Whether the value of an option may be the path of a file or a folder."""
     if not isinstance(value, str) or not value:

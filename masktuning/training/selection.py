@@ -10,6 +10,7 @@ from transformers import EarlyStoppingCallback
 from masktuning.config.errors import UsageError
 from masktuning.methods import method_class
 from masktuning.training.job import TrainingJob
+from masktuning.training.run_folder import step_of
 from masktuning.training.sets_of_run import SetsOfRun
 
 logger = logging.getLogger(__name__)
@@ -36,4 +37,19 @@ def prepare_selection(job: TrainingJob, trainer: Any, sets: SetsOfRun) -> None:
         logger.warning(
             "warning: the model is chosen by %s, so its score on that set is too favourable",
             metric,
+        )
+
+
+def say_selection(job: TrainingJob, trainer: Any) -> None:
+    """Prints where training stopped early, and which step's model was kept as the best one."""
+    args, state = job.training, trainer.state
+    if not trainer.is_world_process_zero():
+        return
+    if job.run.early_stopping_patience is not None and state.global_step < state.max_steps:
+        print(f"stopped early, after step {state.global_step} of {state.max_steps}")
+    if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+        name = str(args.metric_for_best_model).removeprefix("eval_")
+        print(
+            f"the model of step {step_of(state.best_model_checkpoint)} is kept, with the best "
+            f"{name}: {state.best_metric:.4f}"
         )

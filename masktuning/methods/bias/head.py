@@ -64,6 +64,7 @@ class BiasHeadMethod(Method):
     """
 
     Options = BiasHeadOptions
+    needs = "pairs of texts"
 
     def __init__(
         self, model: MaskTuningModel, tokenizer: PreTrainedTokenizerBase, options: Any

@@ -68,6 +68,7 @@ class BiasMethod(Method):
     """
 
     Options = BiasOptions
+    needs = "a bias model (`--bias_model`)"
 
     @classmethod
     def check_task(cls, options: Any, pairs: bool, labels: Sequence[str]) -> None:

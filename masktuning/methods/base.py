@@ -69,6 +69,8 @@ class Method(nn.Module):
     masks_at_random: bool = True
     """Whether masked tokens are a fair sample of the texts, as the early warning about a masked-LM
     head that predicts badly takes for granted."""
+    compiles: ClassVar[bool] = True
+    """Whether it can train with `torch_compile`."""
     paper: ClassVar[str] = ""
     """What the model card cites."""
     measures: ClassVar[tuple[str, ...]] = ()

@@ -108,8 +108,7 @@ class DependencyParsing(Method):
         self, model: MaskTuningModel, tokenizer: PreTrainedTokenizerBase, options: Any
     ) -> None:
         super().__init__(model, tokenizer, options)
-        if options.treebank is None:
-            raise UsageError("--treebank is missing: sentences to learn parsing from, in CoNLL-U")
+        self.check_task(options, pairs=False, labels=[])
         if model.config.is_encoder_decoder:
             raise ValueError(
                 f"{model.config.model_type} is an encoder-decoder, which dependency_parsing cannot "
@@ -125,6 +124,12 @@ class DependencyParsing(Method):
         self.parser = BiaffineParser(model.config.hidden_size, len(self.relations))
         dev = options.dev_treebank
         self.dev_rows = [] if dev is None else self._rows(dev)
+
+    @classmethod
+    def check_task(cls, options: Any, pairs: bool, labels: Sequence[str]) -> None:
+        """Raises UsageError for a treebank that is missing; see `Method.check_task`."""
+        if options.treebank is None:
+            raise UsageError("--treebank is missing: sentences to learn parsing from, in CoNLL-U")
 
     def prepare(self, train: Any, cache: Path) -> list[dict[str, Any]]:
         """The sentences of the treebank in place of the task's training set."""

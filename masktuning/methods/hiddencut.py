@@ -88,6 +88,7 @@ class HiddenCut(Method):
         return CE(p, y) + w * CE(q, y) + v * (KL(p, m) + KL(q, m)) / 2
     """
 
+    compiles = False
     Options = HiddenCutOptions
     requires = frozenset({"attentions"})
     terms = ("hiddencut",)

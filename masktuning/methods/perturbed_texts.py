@@ -29,6 +29,9 @@ from masktuning.methods.mask_tuning_options import MaskTuningOptions
 
 FOLDER = "perturbed"  # in the folder of the stages
 _TOKENS = 2**14  # of a batch, with its padding
+MADE_EPOCH = 2**31
+"""The epoch of the random numbers of texts that are made in advance. No training reaches it, so the
+masks are not those that a masked LM was trained on before."""
 _VERSION = 1  # to be raised when the same inputs give other texts
 
 
@@ -75,7 +78,7 @@ def _perturb(method: Method, options: MaskTuningOptions, train: Any, made: Token
     def collate(rows: Sequence[Any]) -> Batch:
         return generator.collate(Batch.from_dict(pad(rows)), rows)
 
-    rng = torch.tensor([method.seed, 0], device=device)
+    rng = torch.tensor([method.seed, MADE_EPOCH], device=device)
     batches = list(_batches(made.lengths))
     loader = DataLoader(train, batch_sampler=batches, collate_fn=collate)
     for rows, batch in zip(batches, loader, strict=True):

@@ -19,7 +19,7 @@ from masktuning.methods.base import Method, Stage
 from masktuning.methods.frozen_generator import FrozenGenerator, freeze_mlm_head
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.perturbation_options import PerturbationOptions, same_option
-from masktuning.methods.perturbed_texts import perturbed_texts
+from masktuning.methods.perturbed_texts import MADE_EPOCH, perturbed_texts
 from masktuning.methods.step import Step
 
 STAGE = "masked_lm"
@@ -151,5 +151,6 @@ class Sequential(Method):
     def perturb(self, batch: Batch, rng: Tensor) -> Tensor:
         """The perturbed texts [B, L], which were made in advance unless they are redrawn."""
         if self._generator is not None:
-            return self._generator.perturb(batch, rng)
+            # Epochs that the stage did not reach, so that its masks are not drawn again.
+            return self._generator.perturb(batch, rng + rng.new_tensor([0, MADE_EPOCH]))
         return batch.columns[COLUMN]

@@ -139,11 +139,9 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     model, data, training, run = parse(parser, argv, defaults)
     _check_training_flags(training, chosen)
     take_up(given, training, data)
-    task = _complete(task, data, given.trains)
+    task = _complete(task, data, training if given.trains else None)
     if model.model_name_or_path is None and not task.generated:
         raise UsageError("--model_name_or_path is missing: a checkpoint folder or a hub id")
-    if given.trains:
-        _check_method(training, task)
     return TrainingJob(model, data, training, run, task, chosen, embedded)
 
 
@@ -154,23 +152,32 @@ def _settings(task: Task | None, preset: str | None) -> dict[str, Any]:
     return {} if task is None else strategies_in_words(task.settings_of(preset))
 
 
+def _complete(task: Task | None, data: DataArguments, training: MethodArguments | None) -> Task:
+    """The task with the user's files, or the one that is made of them; None trains nothing."""
+    _check_data_flags(data, task, training is not None)
+    if task is not None:
+        task = with_eval_files(task, data)
+    elif training is not None:
+        task = own_task(data)
+    else:  # labelled by the classifier
+        task = Task("own data", "the user's files or data set", [], [])
+    if training is not None:
+        _check_method(training, task)
+    return task
+
+
 def _check_method(training: MethodArguments, task: Task) -> None:
     """Raises UsageError if the method cannot train on the task."""
     from masktuning.training.arguments import method_options  # torch is imported by now
 
     pairs = len(task.with_role("train")[0].text) == 2
     method = method_class(training.method)
+    if training.torch_compile and not method.compiles:
+        raise UsageError(
+            f"--torch_compile does not go with {training.method}, which changes the layers in "
+            "every step: leave it out"
+        )
     method.check_task(method_options(training), pairs, task.labels)
-
-
-def _complete(task: Task | None, data: DataArguments, trains: bool) -> Task:
-    """The task with the user's files, or the one that is made of them."""
-    _check_data_flags(data, task, trains)
-    if task is not None:
-        return with_eval_files(task, data)
-    if trains:
-        return own_task(data)
-    return Task("own data", "the user's files or data set", [], [])  # labelled by the classifier
 
 
 def read_method(arguments: list[str]) -> str | None:

@@ -35,7 +35,7 @@ def expected_copies(model, rows, rate):
         words = int(maskable.sum())
         count = min(words, max(1, int(words * rate + 0.5)))
         shown, positions, _ = expected_masks(
-            ids, maskable, torch.tensor([row["example_id"]]), [count], SEED, 0
+            ids, maskable, torch.tensor([row["example_id"]]), [count], SEED, 2**31
         )
         with torch.no_grad():
             logits = mlm(input_ids=shown).logits[0][positions]

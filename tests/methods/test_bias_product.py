@@ -111,6 +111,9 @@ def test_it_trains_and_evaluates_without_the_column(rows, bias_file, tmp_path, a
     [
         ('{"example_id": 100, "probabilities": [0.5, 0.3, 0.2]}', "line 1: 3 probabilities, not 2"),
         ('{"example_id": 100, "probabilities": [1.0, 0.0]}', "line 1: .*probabilities above 0"),
+        ('{"example_id": 100, "probabilities": [NaN, 0.5]}', "line 1: .*probabilities above 0"),
+        ('{"example_id": 100, "probabilities": [0.7, 0.7]}', "line 1: .* add up to 1.4"),
+        (2 * '{"example_id": 100, "probabilities": [0.5, 0.5]}\n', "line 2: a second line of"),
         ('{"probabilities": [0.5, 0.5]}', "line 1: give an example_id"),
         ("not JSON", "line 1: give an example_id"),
         ('{"example_id": 100, "probabilities": [0.5, 0.5]}', "no prediction for example_id 101"),

@@ -565,3 +565,17 @@ def test_paths_in_errors_are_the_users_own(files, tmp_path, monkeypatch):
     Path("broken.csv").write_text('text,label\n"w1,a\n')
     with pytest.raises(UsageError, match="broken quoting"):
         train.main(command(files, train_file="broken.csv", output_dir=tmp_path / "out"))
+
+
+def test_hiddencut_and_a_compiled_model_are_refused_before_anything_is_loaded():
+    words = ["--method", "hiddencut", "--torch_compile", "true", "--output_dir", "x"]
+    with pytest.raises(UsageError, match="--torch_compile does not go with hiddencut"):
+        read_job(words, EMBEDDED)
+
+
+def test_the_training_file_is_no_validation_file(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\nw1,a\nw2,b\n")
+    words = ["--train_file", str(path), "--validation_file", f"{tmp_path}/./a.csv"]
+    with pytest.raises(UsageError, match="are the same file"):
+        read_job([*words, "--model_name_or_path", "x", "--output_dir", "x"], EMBEDDED)

@@ -216,3 +216,42 @@ def test_a_strategy_of_no_in_yaml_needs_no_quotes(tmp_path, written):
     told = "--load_best_model_at_end needs --eval_strategy epoch or steps"
     with pytest.raises(UsageError, match=told):
         read_job(["--config", str(path), "--load_best_model_at_end"], EMBEDDED)
+
+
+def test_a_run_says_where_it_stopped_and_what_it_kept(files, tmp_path, capsys, monkeypatch):
+    """The first evaluation is made the best one, so that the third ends the run."""
+    accuracies = iter([0.9, 0.5, 0.4])
+    determine = MaskTuningTrainer._determine_best_metric
+    monkeypatch.setattr(
+        MaskTuningTrainer,
+        "_determine_best_metric",
+        lambda self, metrics, trial: determine(
+            self, {**metrics, "eval_accuracy": next(accuracies)}, trial
+        ),
+    )
+    evaluate_dev = MaskTuningTrainer.evaluate
+    seen = iter([0.9, 0.5, 0.4])
+
+    def evaluated(self, *args, **kwargs):
+        metrics = evaluate_dev(self, *args, **kwargs)
+        if self.is_in_train:
+            metrics["eval_accuracy"] = next(seen)  # what early stopping reads
+        return metrics
+
+    monkeypatch.setattr(MaskTuningTrainer, "evaluate", evaluated)
+    words = ("--eval_steps", "2", "--max_steps", "12", "--metric_for_best_model", "accuracy")
+    train.main(words_of(files, tmp_path / "out", *words, "--early_stopping_patience", "2"))
+    printed = capsys.readouterr().out
+    assert "stopped early, after step 6 of 12" in printed
+    assert "the model of step 2 is kept, with the best accuracy: 0.9000" in printed
+
+
+def test_a_resume_with_other_options_is_told(files, tmp_path, caplog):
+    words = words_of(files, tmp_path / "out", "--max_steps", "4", "--save_steps", "2")
+    train.main([*words, "--keep_optimizer_states", "--eval_strategy", "no"])
+    resumed = [*words, "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-2")]
+    resumed += ["--keep_optimizer_states", "--eval_strategy", "no"]
+    train.main(resumed)
+    assert "with other options than the run began with" not in caplog.text
+    train.main([*resumed, "--weight_decay", "0.1", "--alpha", "0.25"])
+    assert "--alpha 0.25 (was auto), --weight_decay 0.1 (was None)" in caplog.text

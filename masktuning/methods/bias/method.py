@@ -22,6 +22,7 @@ from masktuning.methods.base import Method
 from masktuning.methods.bias.kept import kept_table, key_of, plain_rows
 from masktuning.methods.bias.models import MODELS, check_model, fitted_bias
 
+_SUM_TOLERANCE = 0.01  # of probabilities that a file gives with few digits
 COLUMN = "bias_log_probabilities"
 _VERSION = 1  # to be raised when a bias model gives other numbers for the same training set
 _FILE = "file"
@@ -145,16 +146,27 @@ def read_bias(path: Path, classes: int) -> dict[int, list[float]]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; --bias_file holds a biased model's predictions")
-    found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8; save the file as UTF-8") from None
+    found: dict[int, list[float]] = {}
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            logs = [math.log(p) for p in row["probabilities"]]
-            found[int(row["example_id"])] = logs
+            shares = [float(p) for p in row["probabilities"]]
+            example_id = int(row["example_id"])
         except (ValueError, TypeError, KeyError):
+            shares, example_id = [], -1
+        if not shares or not all(0 < p <= 1 for p in shares):  # which NaN is not, either
             raise UsageError(
                 f"{path}, line {number}: give an example_id and probabilities above 0"
             ) from None
-        if len(logs) != classes:
-            raise UsageError(f"{path}, line {number}: {len(logs)} probabilities, not {classes}")
+        if len(shares) != classes:
+            raise UsageError(f"{path}, line {number}: {len(shares)} probabilities, not {classes}")
+        if abs(sum(shares) - 1) > _SUM_TOLERANCE:
+            raise UsageError(f"{path}, line {number}: the probabilities add up to {sum(shares):g}")
+        if example_id in found:
+            raise UsageError(f"{path}, line {number}: a second line of example_id {example_id}")
+        found[example_id] = [math.log(p) for p in shares]
     return found

@@ -31,6 +31,8 @@ from masktuning.ops import MaskedLMOutput
 
 logger = logging.getLogger(__name__)
 
+_VERSION = 1  # to be raised when the same inputs give other texts
+
 COLUMN = "perturbed_input_ids"
 TYPES = "perturbed_token_type_ids"
 MASK = "perturbed_attention_mask"
@@ -147,7 +149,9 @@ class StaticStrategy(Strategy):
         """What the versions are made of, as a hash."""
         names = set(StrategyOptions.__dataclass_fields__)
         options = {k: v for k, v in asdict(self.options).items() if k in names}
-        digest = hashlib.sha256(json.dumps([options, rows]).encode())
+        words = hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode())
+        tokens = [words.hexdigest(), sorted(self.tokenizer.all_special_ids)]
+        digest = hashlib.sha256(json.dumps([_VERSION, options, tokens, rows]).encode())
         for module in modules:
             for name, tensor in module.state_dict().items():
                 digest.update(name.encode())

@@ -70,8 +70,10 @@ class Vocabulary:
         self.special = set(tokenizer.all_special_ids)
         size = min(len(tokenizer), vocab_size)
         self._tokens = [*tokenizer.convert_ids_to_tokens(list(range(size)))]
-        marked = (mark for mark in _MARKS if any(t.startswith(mark) for t in self._tokens))
-        self._mark = next(marked, "")
+        counts = {m: sum(t.startswith(m) for t in self._tokens) for m in (_CONTINUES, *_MARKS)}
+        # A vocabulary may have a few tokens that begin like the marks of others.
+        mark = max(counts, key=lambda one: counts[one])
+        self._mark = "" if mark == _CONTINUES else mark
         self._words = [self._word_of(token) for token in self._tokens]
         flags = [
             i not in self.special and self._begins(token) and self._words[i].isalnum()

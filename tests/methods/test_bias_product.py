@@ -45,7 +45,7 @@ def batch_of(method, rows):
     return method.collate(batch, chosen)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
 def test_loss_and_gradients(family, rows, bias_file):
     model = tiny_model(family)
     method = BiasProduct(model.train(), tiny_tokenizer(), BiasProductOptions(bias_file=bias_file))

@@ -1,8 +1,7 @@
 """Reweighting by a frozen bias model against its equation in float64."""
 
 import pytest
-import torch
-from debiasing import BIAS, FAMILIES, LABELS, Stock, batch_of, method_of, plain, rows_of, step_of
+from debiasing import FAMILIES, LABELS, Stock, batch_of, method_of, plain, rows_of, step_of
 from stock_step import assert_same
 
 from masktuning.config.errors import UsageError
@@ -66,7 +65,3 @@ def test_without_a_bias_model():
         method.prepare(rows_of(method, bias=None), None)
     with pytest.raises(UsageError, match="--bias_file is missing"):
         Reweight.check_task(Reweight.Options(), True, ["a", "b"])
-
-
-def test_the_bias_of_the_tests_is_one():
-    assert torch.tensor(BIAS).sum(1).allclose(torch.ones(4))

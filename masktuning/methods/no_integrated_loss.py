@@ -48,8 +48,7 @@ class NoIntegratedLoss(MaskTuning):
     x_hat [B, L] is the perturbed text of Mask-tuning, drawn anew in each epoch, f(x_hat) [B, C] are
     the classifier's logits and y [B] the labels of the original texts. The masked-LM loss is
     logged, but nothing is trained with it: the paper's ablation "without integrated loss" (section
-    VI), whose loss is "based on only fine-tuning loss function output". With `generator="shared"`
-    the predictions come from the encoder that is being trained, which is `mask_tuning` with
+    VI), whose loss is that of fine-tuning alone. With `generator="shared"` the predictions come from the encoder that is being trained, which is `mask_tuning` with
     alpha 0. The masked LM then decays as the encoder moves away from what its head was trained on,
     and so do the perturbations. With `generator="frozen"` they come from a copy of the checkpoint
     as it was before training, in evaluation mode.

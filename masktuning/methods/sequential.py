@@ -64,10 +64,9 @@ class Sequential(Method):
     task (the stage `masked_lm`), and that checkpoint perturbs the texts. Then the run starts from
     that checkpoint and trains the classifier f, whose logits are f(x_hat) [B, C], with plain
     cross-entropy on the perturbed texts x_hat [B, L] with the labels y [B] of the original ones;
-    the originals are not used. This is the paper's "sequential training" (section VI): first MLM
-    "to train the PLM on the original training dataset", then "original fine-tuning on the perturbed
-    examples". By default each text is perturbed once, before training; with `redraw` a frozen copy
-    of the stage's model perturbs it anew in each epoch, with Mask-tuning's masks. The stage has the
+    the originals are not used. This is the paper's "sequential training" (section VI): the masked
+    LM on the original texts first, then fine-tuning on the perturbed ones. By default each text is perturbed once, before training; with `redraw` a frozen copy
+    of the stage's model perturbs it anew in each epoch, with other masks than the stage's. The stage has the
     epochs, the learning rate and the batch size of the run. It gives the classifier's head no
     gradient, so that the run begins with a head as it was initialised. `python -m masktuning.train`
     runs the stage; for a `MaskTuningTrainer` of your own, train the masked LM with the method

@@ -48,10 +48,11 @@ class NoIntegratedLoss(MaskTuning):
     x_hat [B, L] is the perturbed text of Mask-tuning, drawn anew in each epoch, f(x_hat) [B, C] are
     the classifier's logits and y [B] the labels of the original texts. The masked-LM loss is
     logged, but nothing is trained with it: the paper's ablation "without integrated loss" (section
-    VI), whose loss is that of fine-tuning alone. With `generator="shared"` the predictions come from the encoder that is being trained, which is `mask_tuning` with
-    alpha 0. The masked LM then decays as the encoder moves away from what its head was trained on,
-    and so do the perturbations. With `generator="frozen"` they come from a copy of the checkpoint
-    as it was before training, in evaluation mode.
+    VI), whose loss is that of fine-tuning alone. With `generator="shared"` the predictions come
+    from the encoder that is being trained, which is `mask_tuning` with alpha 0. The masked LM then
+    decays as the encoder moves away from what its head was trained on, and so do the perturbations.
+    With `generator="frozen"` they come from a copy of the checkpoint as it was before training, in
+    evaluation mode.
 
     The mask rate of 5 %, the argmax (`top_k` 1) and the masking by the mask token are the paper's;
     the paper does not say which generator it used, and a shared one agrees best with its results.

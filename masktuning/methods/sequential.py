@@ -65,12 +65,13 @@ class Sequential(Method):
     that checkpoint and trains the classifier f, whose logits are f(x_hat) [B, C], with plain
     cross-entropy on the perturbed texts x_hat [B, L] with the labels y [B] of the original ones;
     the originals are not used. This is the paper's "sequential training" (section VI): the masked
-    LM on the original texts first, then fine-tuning on the perturbed ones. By default each text is perturbed once, before training; with `redraw` a frozen copy
-    of the stage's model perturbs it anew in each epoch, with other masks than the stage's. The stage has the
-    epochs, the learning rate and the batch size of the run. It gives the classifier's head no
-    gradient, so that the run begins with a head as it was initialised. `python -m masktuning.train`
-    runs the stage; for a `MaskTuningTrainer` of your own, train the masked LM with the method
-    `masked_lm` and give it that model.
+    LM on the original texts first, then fine-tuning on the perturbed ones. By default each text is
+    perturbed once, before training; with `redraw` a frozen copy of the stage's model perturbs it
+    anew in each epoch, with other masks than the stage's. The stage has the epochs, the learning
+    rate and the batch size of the run. It gives the classifier's head no gradient, so that the run
+    begins with a head as it was initialised. `python -m masktuning.train` runs the stage; for a
+    `MaskTuningTrainer` of your own, train the masked LM with the method `masked_lm` and give it
+    that model.
 
     The mask rate of 5 %, in the stage (`mlm_mask_rate`) and for the perturbed texts (`mask_rate`),
     the most likely token as the substitute and the 3 epochs of each part are the paper's.

@@ -100,7 +100,7 @@ def test_a_model_that_one_process_loads_is_an_error():
 def test_a_complete_sharded_run_is_not_measured_again(tmp_path):
     """Accelerate shards a model together with an optimizer only."""
     args = MaskTuningArguments(str(tmp_path), max_steps=4, use_cpu=True, report_to="none")
-    trainer = SimpleNamespace(is_fsdp_enabled=True)
+    trainer = SimpleNamespace(is_fsdp_enabled=True, train_dataset=range(64))
     (tmp_path / "trainer_state.json").write_text('{"global_step": 4}')
     with pytest.raises(UsageError, match="the run was complete; measure it again without --fsdp"):
-        _train(SimpleNamespace(training=args), trainer, str(tmp_path), 64)
+        _train(SimpleNamespace(training=args), trainer, str(tmp_path))

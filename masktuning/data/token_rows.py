@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -26,9 +26,9 @@ class TokenRows(Sequence[list[int]]):
         self.starts = np.cumsum(lengths) - lengths
 
     @classmethod
-    def of(cls, rows: Sequence[Iterable[int]]) -> TokenRows:
+    def of(cls, rows: Sequence[Sequence[int]]) -> TokenRows:
         """The rows of a column such as `input_ids`."""
-        lengths = np.array([len(row) for row in rows], np.int64)  # type: ignore[arg-type]
+        lengths = np.array([len(row) for row in rows], np.int64)
         tokens = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
         return cls(tokens, lengths)
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from masktuning.data.batch import Batch
 from masktuning.data.example_ids import with_column
-from masktuning.methods.masks.l3 import COLUMN, l3_thresholds, padded_thresholds
+from masktuning.methods.masks.base import column_of
+from masktuning.methods.masks.l3 import COLUMN, l3_thresholds
 from masktuning.methods.masks.multi_task import MultiTask, MultiTaskOptions
 
 
@@ -96,4 +98,5 @@ class L3Masking(MultiTask):
         self, maskable: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]]
     ) -> Tensor:
         """The column of thresholds, padded."""
-        return padded_thresholds(batch, rows).masked_fill(~maskable, 0)
+        found_BL = column_of(batch, rows, COLUMN, "l3masking", torch.int64)
+        return found_BL.masked_fill(~maskable, 0)

@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerFast
 from masktuning.config.errors import UsageError
 from masktuning.data.batch import Batch
 from masktuning.data.collator import PaddingCollator
+from masktuning.data.word_marks import word_starts
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.mask_tuning_options import MaskTuningOptions
 from masktuning.methods.masks import policy_class
 from masktuning.methods.masks.thresholds import COLUMN
-from masktuning.methods.masks.whole_word import WholeWords, masked_words, word_starts
+from masktuning.methods.masks.whole_word import WholeWords, masked_words
 from masktuning.methods.perturbation import sample_masks
 
 RNG = torch.tensor([SEED, EPOCH])
@@ -200,13 +201,14 @@ def tokenizer_of(*tokens):
     ("tokens", "starts"),
     [
         (("play", "##ing", "##s", "Ġ"), [True, True, False, False, True]),
-        (("Ġplay", "ing", "Ġthe", "##"), [False, True, False, True, False]),
-        (("▁play", "ing", "▁the"), [False, True, False, True]),
+        (("Ġplay", "ing", "Ġthe", "##"), [True, True, False, True, False]),
+        (("▁play", "ing", "▁the"), [True, True, False, True]),
         (("play", "ing"), [True, True, True]),
     ],
     ids=["wordpiece", "byte-level", "sentencepiece", "words"],
 )
 def test_marks_tell_which_tokens_start_a_word(tokens, starts):
+    """The first token is the unknown one; special tokens are words of their own."""
     tokenizer = tokenizer_of(*tokens)
     assert word_starts(tokenizer).tolist() == starts
     rows = Dataset.from_list([{"input_ids": [1, 2, 1], "labels": 0}])

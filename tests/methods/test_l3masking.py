@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from masktuning import MaskTuningTrainer, arguments_for
 from masktuning.config.errors import UsageError
 from masktuning.data.collator import PaddingCollator
+from masktuning.data.word_marks import word_starts
 from masktuning.methods.l3masking import L3Masking, L3MaskingOptions
 from masktuning.methods.masks import l3, likelihood
 from masktuning.methods.masks.l3 import COLUMN, l3_thresholds, masking_probabilities, thresholds_of
 from masktuning.methods.masks.likelihood import (
-    continues_word,
     left_to_right,
     load_scorer,
     pseudo_log_likelihoods,
@@ -81,11 +81,11 @@ def test_words_are_what_the_marks_of_the_vocabulary_say():
         "sentencepiece": tokenizer_with(["\u2581a", "\u2581b", "c", "\u2581d"]),
     }
     for tokenizer in pieces.values():
-        continues = continues_word(tokenizer)
+        continues = ~word_starts(tokenizer)
         assert continues.tolist() == [False] * 5 + [False, False, True, False]
         # 6 7 7 is a word, 8 another; a 7 after a special token begins one.
         assert word_ends(ids, continues, special).tolist() == [1, 4, 4, 4, 5, 6, 7, 8]
-    plain = continues_word(tokenizer_with(["a", "b", "c", "d"]))
+    plain = ~word_starts(tokenizer_with(["a", "b", "c", "d"]))
     assert not plain.any()
     assert word_ends(ids, plain, special).tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
 
@@ -95,7 +95,7 @@ def test_a_real_vocabulary_has_its_scheme(shared):
 
     tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "minilm-l6-mlm")
     ids = np.array(tokenizer("the unfathomable film , truly !")["input_ids"])
-    ends = word_ends(ids, continues_word(tokenizer), np.array(tokenizer.all_special_ids))
+    ends = word_ends(ids, ~word_starts(tokenizer), np.array(tokenizer.all_special_ids))
     words = [tokenizer.decode(ids[t : ends[t]]) for t in range(len(ids)) if t in {0, *ends}]
     assert words == ["[CLS]", "the", "unfathomable", "film", ",", "truly", "!", "[SEP]"]
 
@@ -259,7 +259,7 @@ def test_rows_that_cannot_be_used(tmp_path):
         method.prepare(iter([]), tmp_path)
     rows = [*rows_with_thresholds(method, tmp_path, 2)]
     collate = MethodCollator(PaddingCollator(tiny_tokenizer()), method)
-    with pytest.raises(ValueError, match="lacks the column 'l3_thresholds'"):
+    with pytest.raises(ValueError, match="l3masking needs the column 'mask_thresholds'"):
         collate(examples(2, 1))
     with pytest.raises(ValueError, match="must not shorten texts"):
         collate([{**row, COLUMN: row[COLUMN][1:]} for row in rows])

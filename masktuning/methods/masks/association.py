@@ -44,7 +44,7 @@ class LabelAssociation(MaskPolicy):
         """
         maskable_BL, offsets = batch.maskable, batch.offsets
         assert maskable_BL is not None and offsets is not None
-        bearing_BL = column_of(batch, rows, COLUMN, self.name, torch.bool)
+        bearing_BL = column_of(batch, rows, COLUMN, f"mask_policy {self.name}", torch.bool)
         preferred_BL = maskable_BL & (bearing_BL if self.name == "aim" else ~bearing_BL)
         enough_B = preferred_BL.sum(1) >= offsets.diff()
         batch.maskable = torch.where(enough_B[:, None], preferred_BL, maskable_BL)

@@ -85,7 +85,7 @@ def rng_of(batch: Batch, policy: str) -> Tensor:
 
 
 def column_of(
-    batch: Batch, rows: Sequence[Mapping[str, Any]], name: str, policy: str, dtype: torch.dtype
+    batch: Batch, rows: Sequence[Mapping[str, Any]], name: str, needed_by: str, dtype: torch.dtype
 ) -> Tensor:
     """[B, L] a column with a value per token, padded with 0 like the batch.
 
@@ -93,7 +93,7 @@ def column_of(
         ValueError: if rows lack the column, or it does not fit the tokens.
     """
     if any(name not in row for row in rows):
-        raise ValueError(f"mask_policy {policy} needs the column {name!r} of the training set")
+        raise ValueError(f"{needed_by} needs the column {name!r} of the training set")
     real_BL = torch.ones_like(batch.input_ids, dtype=torch.bool)
     if batch.attention_mask is not None:
         real_BL = batch.attention_mask.bool()

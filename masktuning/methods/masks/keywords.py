@@ -62,7 +62,9 @@ class Keywords(MaskPolicy):
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Narrows the tokens that may be masked to the keywords."""
         assert batch.maskable is not None and batch.offsets is not None
-        keyword_BL = column_of(batch, rows, COLUMN, self.name, torch.bool) & batch.maskable
+        keyword_BL = (
+            column_of(batch, rows, COLUMN, f"mask_policy {self.name}", torch.bool) & batch.maskable
+        )
         counts_B: Tensor = torch.minimum(batch.offsets.diff(), keyword_BL.sum(1))
         return set_masked(batch, keyword_BL, offsets_of(counts_B))
 

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from masktuning.config.errors import UsageError
 from masktuning.config.files import make, replaced_when_complete
-from masktuning.data.batch import Batch
 from masktuning.data.example_ids import column
 from masktuning.methods.masks.likelihood import (
     Row,
@@ -36,7 +33,8 @@ from masktuning.modeling.shared_encoder import MaskTuningModel
 
 logger = logging.getLogger(__name__)
 
-COLUMN = "l3_thresholds"
+COLUMN = "mask_thresholds"
+"""The column of the training set with a threshold per token, from 0 to 2^32, all int64."""
 _VERSION = "1"  # of how scores are computed; a file of another one is not read
 
 
@@ -116,28 +114,6 @@ def thresholds_of(
 ) -> NDArray[np.int64]:
     """[n] round(q * 2^32) of the masking probabilities q, for `ops.sample_masks_threshold`."""
     return np.rint(masking_probabilities(scores, maskable, rate) * 2**32).astype(np.int64)
-
-
-def padded_thresholds(batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-    """[B, L] int64, the column of the rows of a batch where the collator put their tokens.
-
-    Raises:
-        ValueError: if the rows lack the column, or it does not fit the tokens.
-    """
-    if any(COLUMN not in row for row in rows):
-        raise ValueError(f"the training set lacks the column {COLUMN!r}, which `prepare` adds")
-    real_BL = torch.ones_like(batch.input_ids, dtype=torch.bool)
-    if batch.attention_mask is not None:
-        real_BL = batch.attention_mask.bool()
-    flat = torch.tensor([value for row in rows for value in row[COLUMN]], dtype=torch.int64)
-    if len(flat) != int(real_BL.sum()):
-        raise ValueError(
-            f"the column {COLUMN!r} has {len(flat)} thresholds for {int(real_BL.sum())} tokens of "
-            "a batch: the collator must not shorten texts"
-        )
-    thresholds_BL = torch.zeros_like(batch.input_ids)
-    thresholds_BL[real_BL] = flat
-    return thresholds_BL
 
 
 def _rows(train: Any) -> list[Row]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from masktuning.config.errors import UsageError, one_line
+from masktuning.data.word_marks import word_starts
 from masktuning.methods.perturbation import Perturbation, perturbation_from, predict_masked
 from masktuning.modeling.loading import LOADING_ERRORS, check_folder, load_float32, load_tokenizer
 from masktuning.modeling.shared_encoder import MaskTuningModel
@@ -30,23 +31,6 @@ Scores = list[NDArray[np.float32]]
 """For each text -log P of each of its tokens."""
 _TOKENS = 8192  # of one batch with their padding, about
 _LOGITS = 2**25  # of one batch of a causal LM, about: 128 MiB
-_MARKED_SHARE = 0.05  # of the vocabulary: from here on a mark belongs to the tokenizer's scheme
-
-
-def continues_word(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
-    """[V] whether each token continues the word of the token before it.
-
-    It is read from the marks of the tokenizer: tokens that begin a word begin with the mark of
-    byte-level BPE or of SentencePiece, or those that continue one begin with "##". Where there are
-    no marks every token is a word. Special tokens continue none.
-    """
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    special = set(tokenizer.all_special_ids)
-    for mark, begins in (("\u0120", True), ("\u2581", True), ("##", False)):
-        marked = [token is not None and token.startswith(mark) for token in tokens]
-        if sum(marked) >= _MARKED_SHARE * len(marked):
-            return np.array([m != begins and i not in special for i, m in enumerate(marked)])
-    return np.zeros(len(tokens), dtype=bool)
 
 
 def word_ends(
@@ -78,7 +62,7 @@ def pseudo_log_likelihoods(
         tokenizer: that of the texts.
     """
     special = np.array(sorted(set(tokenizer.all_special_ids)))
-    continues = continues_word(tokenizer)
+    continues = ~word_starts(tokenizer)
     ids = [np.asarray(row["input_ids"], dtype=np.int64) for row in rows]
     ends = [word_ends(one, continues, special) for one in ids]
     wanted = [np.flatnonzero(~np.isin(one, special)) for one in ids]

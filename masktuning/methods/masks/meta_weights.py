@@ -65,11 +65,12 @@ def _cosine(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Tensor:
     """The cosine of two gradients; NaN if one of them is zero."""
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
     product = sum((x.double() * y.double()).sum() for x, y in pairs)
-    norms = [
-        sum(x.double().square().sum() for x in one if x is not None).sqrt()  # type: ignore[union-attr]
-        for one in (a, b)
-    ]
-    return torch.as_tensor(product / (norms[0] * norms[1]))
+    return torch.as_tensor(product / (_norm(a) * _norm(b)))
+
+
+def _norm(gradient: Sequence[Tensor | None]) -> Tensor:
+    squares = [x.double().square().sum() for x in gradient if x is not None]
+    return torch.stack(squares).sum().sqrt()
 
 
 class HeldOut:

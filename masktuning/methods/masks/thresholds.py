@@ -17,12 +17,9 @@ from torch import Tensor
 from masktuning.data.batch import Batch
 from masktuning.data.example_ids import with_column
 from masktuning.methods.masks.base import MaskPolicy, column_of, offsets_of, rng_of, set_masked
-from masktuning.methods.masks.l3 import l3_thresholds
+from masktuning.methods.masks.l3 import COLUMN, l3_thresholds
 from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import sample_masks_threshold
-
-COLUMN = "mask_thresholds"
-"""The column of the training set with a threshold per token, from 0 to 2^32, all int64."""
 
 
 class Thresholds(MaskPolicy):
@@ -85,4 +82,4 @@ class ThresholdColumn(Thresholds):
 
     def thresholds(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """See `Thresholds.thresholds`."""
-        return column_of(batch, rows, COLUMN, self.name, torch.int64)
+        return column_of(batch, rows, COLUMN, f"mask_policy {self.name}", torch.int64)

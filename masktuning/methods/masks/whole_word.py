@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from masktuning.config.errors import UsageError
 from masktuning.data.batch import Batch
 from masktuning.data.example_ids import column, with_column
+from masktuning.data.word_marks import word_starts
 from masktuning.methods.masks.base import MaskPolicy, column_of, offsets_of, rng_of, set_masked
 from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops.philox import STREAM_MASKING, draw_words
@@ -25,7 +24,6 @@ from masktuning.ops.philox import STREAM_MASKING, draw_words
 WORD_IDS = "word_ids"
 """A column that a training set may have: what the tokenizer's `word_ids` gives for each row."""
 COLUMN = "word_starts"
-_CONTINUES, _STARTS = "##", ("Ġ", "▁")  # marks of tokens that continue, or start, a word
 _LAST_KEY = torch.iinfo(torch.int64).max
 
 
@@ -71,7 +69,7 @@ class WholeWords(MaskPolicy):
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Draws the masks; see `MaskPolicy`."""
         assert batch.maskable is not None and batch.offsets is not None
-        starts_BL = column_of(batch, rows, COLUMN, self.name, torch.bool)
+        starts_BL = column_of(batch, rows, COLUMN, f"mask_policy {self.name}", torch.bool)
         t_L = torch.arange(starts_BL.shape[1])
         rng = rng_of(batch, self.name)
         draws_BL = draw_words(rng, t_L, batch.example_ids[:, None], STREAM_MASKING)[0]
@@ -104,21 +102,6 @@ def masked_words(
     before_BW = sorted_BW.cumsum(1) - sorted_BW
     taken_BW = torch.zeros_like(maskable_BL).scatter_(1, order_BW, before_BW < counts_B[:, None])
     return taken_BW.gather(1, word_BL) & maskable_BL
-
-
-def word_starts(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
-    """[V] whether each token of the vocabulary starts a word, by the marks of its tokens."""
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    counts = {
-        mark: sum(token.startswith(mark) for token in vocabulary) for mark in (_CONTINUES, *_STARTS)
-    }
-    # A vocabulary may have a few tokens that begin like the marks of others, such as "##" itself.
-    mark = max(counts, key=lambda one: counts[one])
-    starts_V = np.ones(max(vocabulary.values()) + 1, dtype=bool)
-    if counts[mark]:
-        for token, i in vocabulary.items():
-            starts_V[i] = token.startswith(mark) == (mark != _CONTINUES)
-    return starts_V
 
 
 def _changes(word_ids: Sequence[int | None]) -> list[bool]:

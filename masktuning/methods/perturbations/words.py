@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-_MARKS = ("Ġ", "▁")  # which begin a word in byte-level BPE and in SentencePiece
-_CONTINUES = "##"  # what WordPiece puts before the later tokens of a word
+from masktuning.data.word_marks import CONTINUES, STARTS, word_mark
+
 _WINDOW = 15  # words of a text that are compared around an edit
 SPECIAL = -1
 
@@ -70,10 +70,8 @@ class Vocabulary:
         self.special = set(tokenizer.all_special_ids)
         size = min(len(tokenizer), vocab_size)
         self._tokens = [*tokenizer.convert_ids_to_tokens(list(range(size)))]
-        counts = {m: sum(t.startswith(m) for t in self._tokens) for m in (_CONTINUES, *_MARKS)}
-        # A vocabulary may have a few tokens that begin like the marks of others.
-        mark = max(counts, key=lambda one: counts[one])
-        self._mark = "" if mark == _CONTINUES else mark
+        mark = word_mark(self._tokens)
+        self._mark = mark if mark in STARTS else ""
         self._words = [self._word_of(token) for token in self._tokens]
         flags = [
             i not in self.special and self._begins(token) and self._words[i].isalnum()
@@ -117,9 +115,9 @@ class Vocabulary:
     def _begins(self, token: str) -> bool:
         if self._mark:
             return token.startswith(self._mark)
-        return not token.startswith(_CONTINUES)
+        return not token.startswith(CONTINUES)
 
     def _word_of(self, token: str) -> str:
         if self._mark:
             return token.removeprefix(self._mark)
-        return token.removeprefix(_CONTINUES) if len(token) > len(_CONTINUES) else token
+        return token.removeprefix(CONTINUES) if len(token) > len(CONTINUES) else token

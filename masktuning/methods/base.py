@@ -134,13 +134,6 @@ class Method(nn.Module):
         """What means are divided by. Sums over the whole optimiser step reach `Step.counts`."""
         return {"labels": (batch.labels != -100).sum()}
 
-    def drawn_counts(self, batch: Batch, rng: Tensor) -> dict[str, Tensor | int]:
-        """Further counts, of what is drawn with `rng`, such as tokens masked with a probability.
-
-        `rng` is that of the step, `Step.rng`.
-        """
-        return {}
-
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
         """Yields one loss per term; the step minimises their sum.
 

@@ -94,9 +94,6 @@ class L3Masking(MultiTask):
         )
         return with_column(train, COLUMN, column)
 
-    def thresholds(
-        self, maskable: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]]
-    ) -> Tensor:
+    def thresholds(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """The column of thresholds, padded."""
-        found_BL = column_of(batch, rows, COLUMN, "l3masking", torch.int64)
-        return found_BL.masked_fill(~maskable, 0)
+        return column_of(batch, rows, COLUMN, "l3masking", torch.int64)

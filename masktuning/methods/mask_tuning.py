@@ -19,7 +19,7 @@ from masktuning.methods.alpha_schedule import CONSTANT, scheduled
 from masktuning.methods.balance import START, GradientBalance, last_layer_parameters
 from masktuning.methods.base import Method, Stage
 from masktuning.methods.mask_tuning_options import AUTO, MaskTuningOptions
-from masktuning.methods.masks import RANDOM, policy_class
+from masktuning.methods.masks import FAIR, policy_class
 from masktuning.methods.masks.base import set_masked
 from masktuning.methods.perturbation import masked_lm_pass, masks_of, perturbation_from
 from masktuning.methods.perturbations import strategy_class
@@ -103,7 +103,7 @@ class MaskTuning(Method):
             options.temperature,
         )
         size = self.model.config.vocab_size
-        self.masks_at_random = options.mask_policy == RANDOM
+        self.masks_at_random = options.mask_policy in FAIR
         policy, strategy = options.mask_policy, options.perturbation
         self.mask_policy = policy_class(policy)(self.tokenizer, size, options, policy)
         self.strategy = strategy_class(strategy)(self.tokenizer, size, options, strategy)

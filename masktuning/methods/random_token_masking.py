@@ -74,8 +74,6 @@ class RandomTokenMasking(MultiTask):
         "that the encoder should also learn their language."
     )
 
-    def thresholds(
-        self, maskable: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]]
-    ) -> Tensor:
+    def thresholds(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """The same probability for every token."""
-        return torch.where(maskable, round(self.options.mask_rate * 2**32), 0)
+        return torch.full_like(batch.input_ids, round(self.options.mask_rate * 2**32))

@@ -46,12 +46,9 @@ class StepCounts:
         self.class_weights = None if weights is None else weights.to(self.args.device)
         self._weighed = given, dataset
 
-    def total(self, method: Method, batches: Sequence[Mapping[str, Any]], rng: Tensor) -> Tensor:
-        """The counts [N] of an optimiser step's batches, divided by the number of processes.
-
-        `rng` [2] holds the seed and the epoch of the step.
-        """
-        counts = [self._of(method, Batch.from_dict(batch), rng) for batch in batches]
+    def total(self, method: Method, batches: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The counts [N] of an optimiser step's batches, divided by the number of processes."""
+        counts = [self._of(method, Batch.from_dict(batch)) for batch in batches]
         self._names = list(counts[0])
         totals = stack_counts(counts, self.args.device)
         if self.args.world_size > 1:
@@ -62,8 +59,8 @@ class StepCounts:
         """What `total` returned last, by the names of the counts."""
         return dict(zip(self._names, totals.unbind(), strict=True))
 
-    def _of(self, method: Method, batch: Batch, rng: Tensor) -> dict[str, Tensor | int]:
-        counts = {**method.counts(batch), **method.drawn_counts(batch, rng)}
+    def _of(self, method: Method, batch: Batch) -> dict[str, Tensor | int]:
+        counts = method.counts(batch)
         if self.class_weights is None:
             return counts
         return {**counts, WEIGHTS: weight_of_labels(batch.labels, self.class_weights)}

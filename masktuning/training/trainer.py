@@ -192,7 +192,7 @@ class MaskTuningTrainer(CheckedTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        return batches, self._counts.total(self.method, batches, self._clock.rng)
+        return batches, self._counts.total(self.method, batches)
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -205,7 +205,7 @@ class MaskTuningTrainer(CheckedTrainer):
         self.time_log.enter("head")
         method, several = self.method, len(self.method_class.terms) > 1
         clock, counts = self._clock, num_items_in_batch
-        counts = self._counts.total(method, [inputs], clock.rng) if counts is None else counts
+        counts = self._counts.total(method, [inputs]) if counts is None else counts
         joint = several and not self._allows_backward_passes(model)
         smoothing, weights = self.args.label_smoothing_factor, self._counts.class_weights
         named = self._counts.named(counts)

@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from families import SPECIAL, config_of, examples, save_tiny, tiny_model, tiny_tokenizer
 from stock_step import assert_same, stock_twins
-from test_random_token_masking import MASK, expected_step, our_step
+from test_random_token_masking import MASK, RNG, expected_step, our_step
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -150,7 +150,7 @@ def test_loss_and_gradients(family, tmp_path):
     rows = [*rows_with_thresholds(method, tmp_path)]
     by_id = {row["example_id"]: row[COLUMN] for row in rows}
     assert len({t for column in by_id.values() for t in column}) > 20
-    batch = MethodCollator(PaddingCollator(tiny_tokenizer()), method)(rows)
+    batch = MethodCollator(PaddingCollator(tiny_tokenizer()), method, RNG)(rows)
     ours = our_step(method, batch)[:2]
     assert_same(ours, expected_step(model, batch, 0.3, lambda example, t: by_id[example][t]))
 
@@ -164,10 +164,10 @@ def test_equal_scores_give_random_token_masking(monkeypatch, tmp_path):
     method = L3Masking(model, tiny_tokenizer(), L3MaskingOptions())
     rows = [*rows_with_thresholds(method, tmp_path)]
     pad = PaddingCollator(tiny_tokenizer())
-    batch = MethodCollator(pad, method)(rows)
+    batch = MethodCollator(pad, method, RNG)(rows)
     other = RandomTokenMasking(model, tiny_tokenizer(), RandomTokenMaskingOptions())
-    expected = MethodCollator(pad, other)(rows)
-    assert torch.equal(batch["thresholds"], expected["thresholds"])
+    expected = MethodCollator(pad, other, RNG)(rows)
+    assert torch.equal(batch["maskable"], expected["maskable"]) and batch["num_masked"] > 0
     assert our_step(method, batch)[0] == our_step(other, expected)[0]
 
 
@@ -258,7 +258,7 @@ def test_rows_that_cannot_be_used(tmp_path):
     with pytest.raises(UsageError, match="which a stream does not allow"):
         method.prepare(iter([]), tmp_path)
     rows = [*rows_with_thresholds(method, tmp_path, 2)]
-    collate = MethodCollator(PaddingCollator(tiny_tokenizer()), method)
+    collate = MethodCollator(PaddingCollator(tiny_tokenizer()), method, RNG)
     with pytest.raises(ValueError, match="l3masking needs the column 'mask_thresholds'"):
         collate(examples(2, 1))
     with pytest.raises(ValueError, match="must not shorten texts"):

@@ -26,7 +26,10 @@ from masktuning.training.backward import backward_each, backward_joint
 from masktuning.training.gradient_norms import logs_step
 from masktuning.training.method_collator import MethodCollator
 
-METHODS = ("mask_tuning", "finetuning", "cutoff", "hiddencut", "bias_product")
+METHODS = (
+    *("mask_tuning", "finetuning", "cutoff", "hiddencut", "bias_product"),
+    *("random_token_masking", "no_integrated_loss", "reweight"),
+)
 # Ops whose result, or the size of it, depends on values.
 READING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"}
 READING |= {"_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave"}

@@ -20,6 +20,8 @@ _CLASSES = {
     "keywords_attention": f"{_HERE}.keywords:Keywords",
 }
 POLICIES = tuple(_CLASSES)
+FAIR = (RANDOM, "bernoulli", "whole_word")
+"""Those whose masked tokens are a fair sample of the texts."""
 BY_PROBABILITY = ("bernoulli", "l3")
 """Those that mask each token with a probability of its own, so that no number is certain."""
 

@@ -70,7 +70,7 @@ def offsets_of(counts_B: Tensor) -> Tensor:
     return torch.cat([counts_B.new_zeros(1), counts_B.cumsum(0)])
 
 
-def rng_of(batch: Batch, policy: str) -> Tensor:
+def rng_of(batch: Batch, drawn_by: str) -> Tensor:
     """[2] int64 on the CPU, the seed and the epoch.
 
     Raises:
@@ -78,7 +78,7 @@ def rng_of(batch: Batch, policy: str) -> Tensor:
     """
     if batch.rng is None:
         raise ValueError(
-            f"mask_policy {policy} draws its masks in the collator: set batch.rng to the tensor "
+            f"{drawn_by} draws its masks in the collator: set batch.rng to the tensor "
             "[seed, epoch], as MaskTuningTrainer does"
         )
     return batch.rng

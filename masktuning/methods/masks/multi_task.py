@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from masktuning.data.batch import Batch
 from masktuning.methods.base import Method
 from masktuning.methods.masks.meta_weights import HeldOut, MetaWeights, layer_parameters
-from masktuning.methods.perturbation import perturbation_from, predict_masked
+from masktuning.methods.masks.thresholds import draw_masks
+from masktuning.methods.perturbation import masked_lm_pass, masks_of, perturbation_from
 from masktuning.methods.step import Step
-from masktuning.ops import MaskedLMOutput, MaskedTokens, sample_masks_threshold
-from masktuning.ops.philox import STREAM_MASKING, draw_words
+from masktuning.ops import MaskedLMOutput
 
 logger = logging.getLogger(__name__)
 
-THRESHOLDS = "thresholds"
 META = "meta"
 
 
@@ -91,42 +90,35 @@ class MultiTask(Method):
         if self.meta is not None:
             self.held_out = HeldOut.of(train, self.tokenizer)
 
-    def thresholds(
-        self, maskable: Tensor, batch: Batch, rows: Sequence[Mapping[str, Any]]
-    ) -> Tensor:
+    def thresholds(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """[B, L] int64, round(q * 2^32) of the probability q that each token is masked.
 
-        Args:
-            maskable: [B, L] bool, false for padding and special tokens, where q is 0.
-            batch, rows: as in `collate`.
+        What it says of special tokens and padding is ignored.
         """
         raise NotImplementedError
 
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """Adds how probable it is that each token is masked; takes away held-out labels."""
+        """Draws which tokens are masked; takes away held-out labels."""
         maskable = ~torch.isin(batch.input_ids, self.special_ids)
         if batch.attention_mask is not None:
             maskable &= batch.attention_mask.bool()
         batch.maskable = maskable
-        batch.columns[THRESHOLDS] = self.thresholds(maskable, batch, rows)
         if self.held_out is not None:
             held_B = torch.isin(batch.example_ids, self.held_out.example_ids)
             batch.labels = batch.labels.masked_fill(held_B, -100)
-        return batch
+        thresholds_BL = self.thresholds(batch, rows)
+        return draw_masks(batch, thresholds_BL, self.tokenizer.mask_token_id, type(self).__name__)
 
-    def drawn_counts(self, batch: Batch, rng: Tensor) -> dict[str, Tensor | int]:
-        """Masked tokens: those whose draw is below their threshold, as in the op."""
-        t_L = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-        rng, example_ids = rng.to(t_L.device), batch.example_ids[:, None]
-        draws_BL = draw_words(rng, t_L, example_ids, STREAM_MASKING)[0]
-        return {"masked": (draws_BL < batch.columns[THRESHOLDS]).sum()}
+    def counts(self, batch: Batch) -> dict[str, Tensor | int]:
+        """Masked tokens and labels."""
+        return {"masked": batch.num_masked, **super().counts(batch)}
 
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
         """w * L_MLM of the masked copies, then (1 - w) * L_CLS of the texts as they are."""
         w = self._mlm_weight(step)
-        output, masked = self._masked_lm(batch, step.rng)
+        output, targets_M = self._masked_lm(batch, step.rng)
         mlm = step.mean(output.losses, over="masked")
-        same_M = (output.tokens == masked.targets).float()
+        same_M = ((output.tokens == targets_M) & (targets_M >= 0)).float()
         step.log(loss_mlm=mlm, mlm_accuracy=step.mean(same_M, over="masked"))
         yield w * mlm
         logits_BC = self.model(batch.input_ids, **batch.texts()).logits
@@ -158,29 +150,19 @@ class MultiTask(Method):
             )
         return self.meta.weights()[0]
 
-    def _masked_lm(self, batch: Batch, rng: Tensor) -> tuple[MaskedLMOutput, MaskedTokens]:
-        """Masks a copy of the texts, and predicts its masked tokens."""
+    def _masked_lm(self, batch: Batch, rng: Tensor) -> tuple[MaskedLMOutput, Tensor]:
+        """Masks a copy of the texts, and predicts its masked tokens; the targets [M] too."""
         assert self.model.mlm_head is not None
-        ids = batch.input_ids
-        if self.perturbation.device != ids.device:
-            self.perturbation = self.perturbation.to(ids.device)
-        masked = sample_masks_threshold(
-            ids,
-            batch.columns[THRESHOLDS],
-            batch.example_ids,
-            rng,
-            self.perturbation.mask_token_id,
-            self.perturbation.replacement_ids,
-        )
-        output = predict_masked(
-            # How many tokens of one text are masked at most is not known: the last layer computes
-            # all positions.
-            lambda one: self.model.encode_masked(one, ids, one.positions, 0, **batch.texts()),
+        if self.perturbation.device != batch.input_ids.device:
+            self.perturbation = self.perturbation.to(batch.input_ids.device)
+        masks = masks_of(batch)
+        return masked_lm_pass(
+            lambda masked: self.model.encode_masked(
+                masked, batch.input_ids, masks.offsets, masks.max_masked, **batch.texts()
+            ),
             self.model.mlm_head,
-            ids,
-            masked,
-            batch.example_ids,
+            batch.input_ids,
+            masks,
             rng,
             self.perturbation,
         )
-        return output, masked

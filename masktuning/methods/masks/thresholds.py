@@ -39,17 +39,29 @@ class Thresholds(MaskPolicy):
 
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Draws the masks; see `MaskPolicy`."""
-        assert batch.maskable is not None
-        masked = sample_masks_threshold(
-            batch.input_ids,
-            self.thresholds(batch, rows) * batch.maskable,
-            batch.example_ids,
-            rng_of(batch, self.name),
-            self.tokenizer.mask_token_id,
+        thresholds_BL = self.thresholds(batch, rows)
+        return draw_masks(
+            batch, thresholds_BL, self.tokenizer.mask_token_id, f"mask_policy {self.name}"
         )
-        masked_BL = torch.zeros_like(batch.maskable)
-        masked_BL.view(-1)[masked.positions] = True
-        return set_masked(batch, masked_BL, offsets_of(masked_BL.sum(1)))
+
+
+def draw_masks(batch: Batch, thresholds_BL: Tensor, mask_token_id: int, drawn_by: str) -> Batch:
+    """The batch with the maskable tokens whose random numbers are below their thresholds masked.
+
+    Done on the CPU while a batch is collated, so that no step has to ask the device how many there
+    are. `drawn_by` is named where `batch.rng` is missing; see `rng_of`.
+    """
+    assert batch.maskable is not None
+    masked = sample_masks_threshold(
+        batch.input_ids,
+        thresholds_BL * batch.maskable,
+        batch.example_ids,
+        rng_of(batch, drawn_by),
+        mask_token_id,
+    )
+    masked_BL = torch.zeros_like(batch.maskable)
+    masked_BL.view(-1)[masked.positions] = True
+    return set_masked(batch, masked_BL, offsets_of(masked_BL.sum(1)))
 
 
 class Bernoulli(Thresholds):

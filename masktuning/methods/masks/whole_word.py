@@ -71,7 +71,7 @@ class WholeWords(MaskPolicy):
         assert batch.maskable is not None and batch.offsets is not None
         starts_BL = column_of(batch, rows, COLUMN, f"mask_policy {self.name}", torch.bool)
         t_L = torch.arange(starts_BL.shape[1])
-        rng = rng_of(batch, self.name)
+        rng = rng_of(batch, f"mask_policy {self.name}")
         draws_BL = draw_words(rng, t_L, batch.example_ids[:, None], STREAM_MASKING)[0]
         masked_BL = masked_words(batch.maskable, starts_BL, draws_BL, batch.offsets.diff())
         return set_masked(batch, masked_BL, offsets_of(masked_BL.sum(1)))

@@ -28,7 +28,7 @@ from masktuning.training.method_collator import MethodCollator
 
 METHODS = (
     *("mask_tuning", "finetuning", "cutoff", "hiddencut", "bias_product"),
-    *("random_token_masking", "no_integrated_loss", "reweight"),
+    *("random_token_masking", "no_integrated_loss"),
 )
 # Ops whose result, or the size of it, depends on values.
 READING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"}
@@ -204,7 +204,7 @@ def without_values(method, family, **options):
     """A method and a padded batch of its own, both on the device "meta"."""
     cls = method_class(method)
     made = cls(tiny_model(family), tiny_tokenizer(), cls.Options(**options))
-    collate = MethodCollator(PaddingCollator(tiny_tokenizer()), made)
+    collate = MethodCollator(PaddingCollator(tiny_tokenizer()), made, torch.tensor([1, 0]))
     batch = {
         k: v.to("meta") if isinstance(v, torch.Tensor) else v
         for k, v in collate(rows_of(4)).items()

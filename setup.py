@@ -100,6 +100,7 @@ setup(
         "masktuning.methods.bias",
         "masktuning.methods.cuts",
         "masktuning.methods.masks",
+        "masktuning.methods.multi_task",
         "masktuning.methods.perturbations",
         "masktuning.modeling",
         "masktuning.ops",

@@ -17,7 +17,7 @@ from masktuning.data.batch import Batch
 from masktuning.data.example_ids import with_column
 from masktuning.methods.masks.base import column_of
 from masktuning.methods.masks.l3 import COLUMN, l3_thresholds
-from masktuning.methods.masks.multi_task import MultiTask, MultiTaskOptions
+from masktuning.methods.multi_task.method import MultiTask, MultiTaskOptions
 
 
 @dataclass

@@ -116,6 +116,7 @@ class MaskTuning(Method):
 
     def prepare(self, train: Any, cache: Path) -> Any:
         """Adds the columns of the mask policy and of the perturbation."""
+        self.strategy.seed = self.seed
         train = self.strategy.prepare(self.model, train, cache)
         return self.mask_policy.prepare(self.model, train, cache)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from masktuning.data.batch import Batch
-from masktuning.methods.masks.multi_task import MultiTask, MultiTaskOptions
+from masktuning.methods.multi_task.method import MultiTask, MultiTaskOptions
 
 
 @dataclass

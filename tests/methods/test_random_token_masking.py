@@ -14,7 +14,7 @@ from masktuning import MaskTuningTrainer, arguments_for
 from masktuning.config.errors import UsageError
 from masktuning.data.batch import Batch
 from masktuning.data.collator import PaddingCollator
-from masktuning.methods.masks.meta_weights import HeldOut, MetaWeights, trained_head
+from masktuning.methods.multi_task.meta_weights import HeldOut, MetaWeights, trained_head
 from masktuning.methods.random_token_masking import RandomTokenMasking, RandomTokenMaskingOptions
 from masktuning.methods.step import Step
 from masktuning.training.backward import backward_each

@@ -214,7 +214,6 @@ def test_the_stage_leaves_the_classifier_s_head_alone(tmp_path):
     assert not any("encoder.layer" in name or name.startswith("mlm_head") for name in same)
     first = trainer.state.log_history[0]
     assert first["loss"] == pytest.approx(first["loss_mlm"], rel=1e-6) and "loss_cls" not in first
-    assert 0 <= first["mlm_accuracy"] <= 1
     assert "its accuracy means nothing" in trainer.method.advice({})
 
 

@@ -136,6 +136,17 @@ def test_versions_differ_and_depend_on_no_batch(family, tmp_path, monkeypatch):
     assert columns_of(backwards)[::-1] == first
 
 
+def test_another_seed_gives_other_versions(tmp_path):
+    """In the same folder, where those of the first seed are kept."""
+    rows, method = examples(4, 2), method_of()
+    first = columns_of(method.prepare(rows, tmp_path))
+    method.seed = 1
+    second = columns_of(method.prepare(rows, tmp_path))
+    assert all(one != other for one, other in zip(first, second, strict=True))
+    method.seed = 0
+    assert columns_of(method.prepare(rows, tmp_path)) == first
+
+
 def test_versions_are_made_once(tmp_path, monkeypatch):
     rows, method = examples(3, 2), method_of()
     first = columns_of(method.prepare(rows, tmp_path))

@@ -40,6 +40,8 @@ class Strategy:
     loader. Its auxiliary loss is always that of the masked LM, which Mask-tuning computes itself.
     """
 
+    seed: int = 0
+    """The seed of the run, for what `prepare` draws; Mask-tuning sets it before."""
     predicts: ClassVar[bool] = False
     """Whether `perturb` needs the masked LM's predictions for the batch, whatever alpha is."""
 

@@ -139,7 +139,7 @@ class SSMBA(StaticStrategy):
     def corrupt(self, ids_BL: Tensor, example_ids: Tensor, number: int) -> Corruption:
         """The corrupted texts of try `number`; the random numbers are counted as in `ops`."""
         device = ids_BL.device
-        rng = torch.tensor([0, number], device=device)
+        rng = torch.tensor([self.seed, number], device=device)
         t_L = torch.arange(ids_BL.shape[1], device=device)
         draws = draw_words(rng, t_L, example_ids[:, None], STREAM_WALK)
         order_BL, kind_BL, which_BL, pick_BL = draws

@@ -64,8 +64,7 @@ class StaticStrategy(Strategy):
     `generate` makes n versions of every text. They are the column `perturbed_input_ids` of the
     training set (a list of n texts per row), alongside `perturbed_token_type_ids` where the rows
     have token types; rows keep their example_id and their label. A training set that has the
-    column already is left as it is. The random numbers are those of seed 0, so the versions do not
-    depend on --seed.
+    column already is left as it is.
     """
 
     def generate(
@@ -151,7 +150,7 @@ class StaticStrategy(Strategy):
         options = {k: v for k, v in asdict(self.options).items() if k in names}
         words = hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode())
         tokens = [words.hexdigest(), sorted(self.tokenizer.all_special_ids)]
-        digest = hashlib.sha256(json.dumps([_VERSION, options, tokens, rows]).encode())
+        digest = hashlib.sha256(json.dumps([_VERSION, self.seed, options, tokens, rows]).encode())
         for module in modules:
             for name, tensor in module.state_dict().items():
                 digest.update(name.encode())

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from masktuning.data.batch import Batch
 from masktuning.methods.base import Method
-from masktuning.methods.masks.meta_weights import HeldOut, MetaWeights, layer_parameters
 from masktuning.methods.masks.thresholds import draw_masks
+from masktuning.methods.multi_task.meta_weights import HeldOut, MetaWeights, layer_parameters
 from masktuning.methods.perturbation import masked_lm_pass, masks_of, perturbation_from
 from masktuning.methods.step import Step
 from masktuning.ops import MaskedLMOutput

@@ -29,7 +29,7 @@ from pathlib import Path
 from masktuning.config.errors import UsageError
 from masktuning.config.files import make
 from masktuning.config.imports import heavy_imports
-from masktuning.config.options import DataArguments
+from masktuning.config.options import ClassifierArguments, DataArguments
 from masktuning.config.parser import (
     build_parser,
     known_names,
@@ -45,7 +45,7 @@ PROGRAM = "python -m masktuning.evaluate"
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(ClassifierArguments):
     """What to evaluate, and how."""
 
     _argument_group_name = "evaluation"
@@ -57,15 +57,6 @@ class EvaluationArguments:
             "shown a few solved examples.",
             "choices": ["classifier", "fewshot"],
         },
-    )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder or hub id."}
-    )
-    model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the model on the hub."}
-    )
-    tokenizer_name: str | None = field(
-        default=None, metadata={"help": "Folder or hub id of a tokenizer other than the model's."}
     )
     sets: list[str] = field(
         default_factory=list,
@@ -83,13 +74,6 @@ class EvaluationArguments:
             "help": "Tokens to truncate texts to; by default the task's, and also 512 for reviews."
         },
     )
-    label_names: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "The model's labels in the order of its ids, if its config.json has none."
-        },
-    )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts per batch."})
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the results."})
     disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
     quiet: bool = field(

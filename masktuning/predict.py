@@ -16,6 +16,7 @@ from pathlib import Path
 
 from masktuning.config.errors import UsageError
 from masktuning.config.imports import heavy_imports
+from masktuning.config.options import ClassifierArguments
 from masktuning.config.parser import build_parser, parse, run_command, wants_help
 
 PROGRAM = "python -m masktuning.predict"
@@ -23,14 +24,11 @@ _FORMATS = (".csv", ".jsonl")
 
 
 @dataclass
-class PredictionArguments:
+class PredictionArguments(ClassifierArguments):
     """What to predict, and where to."""
 
     _argument_group_name = "prediction"
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder or hub id."}
-    )
     input_file: str | None = field(
         default=None, metadata={"help": "Texts: .csv, .tsv, .jsonl or .parquet; no labels needed."}
     )
@@ -48,22 +46,9 @@ class PredictionArguments:
             "or a usual pair of names."
         },
     )
-    model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the model on the hub."}
-    )
-    tokenizer_name: str | None = field(
-        default=None, metadata={"help": "Folder or hub id of a tokenizer other than the model's."}
-    )
-    label_names: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "The model's labels in the order of its ids, if its config.json has none."
-        },
-    )
     max_seq_length: int = field(
         default=128, metadata={"help": "Texts are truncated to this many tokens."}
     )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts per batch."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU unused."})
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing output file."})
     disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})

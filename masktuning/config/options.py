@@ -112,6 +112,28 @@ class DataArguments:
 
 
 @dataclass
+class ClassifierArguments:
+    """A trained classifier that a command runs, and how."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint folder or hub id."}
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the model on the hub."}
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Folder or hub id of a tokenizer other than the model's."}
+    )
+    label_names: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "The model's labels in the order of its ids, if its config.json has none."
+        },
+    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts per batch."})
+
+
+@dataclass
 class RunArguments:
     """How the command runs, apart from the training itself."""
 

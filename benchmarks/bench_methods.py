@@ -6,9 +6,10 @@
 
 Every method trains through the command's own code on the same batches of real or generated pairs,
 in the order of the training set. Earlier trainings of a method (a teacher, a parser) take two steps
-each and are not measured, and neither is the preparation of the training set. The methods take
-turns: a round is three steps of each, and its figure is their median; the ratios are medians over
-the rounds. Peak memory is that of two steps: the weights and whatever is allocated besides, the
+each and are not measured, and neither is the preparation of the training set. In every
+round each method takes three steps right after three of plain fine-tuning; its time is the median
+of its steps, and the ratio is that to the fine-tuning just before it. Both are medians over the
+rounds. Peak memory is that of two steps: the weights and whatever is allocated besides, the
 optimizer's state included. `python -m masktuning.methods page --costs RESULT` shows the result.
 """
 
@@ -102,12 +103,23 @@ def step_seconds(trainer: MaskTuningTrainer) -> float:
     return statistics.median(times.seconds)
 
 
-def summary(rounds: list[dict[str, float]], memory: dict[str, int]) -> dict[str, dict[str, float]]:
+def one_round(trainers: dict[str, MaskTuningTrainer]) -> dict[str, tuple[float, float]]:
+    """The seconds of a step of each method, and of plain fine-tuning just before it."""
+    found = {}
+    for name, trainer in trainers.items():
+        plain = step_seconds(trainers[PLAIN])
+        found[name] = (plain if name == PLAIN else step_seconds(trainer), plain)
+    return found
+
+
+def summary(
+    rounds: list[dict[str, tuple[float, float]]], memory: dict[str, int]
+) -> dict[str, dict[str, float]]:
     """Milliseconds and bytes of each method, and both relative to plain fine-tuning."""
     return {
         name: {
-            "ms": 1e3 * statistics.median(times[name] for times in rounds),
-            "step_time": statistics.median(times[name] / times[PLAIN] for times in rounds),
+            "ms": 1e3 * statistics.median(times[name][0] for times in rounds),
+            "step_time": statistics.median(times[name][0] / times[name][1] for times in rounds),
             "peak_bytes": memory[name],
             "peak_memory": memory[name] / memory[PLAIN],
         }
@@ -128,7 +140,7 @@ def main() -> None:
         memory = {name: step_bytes(trainer) for name, trainer in trainers.items()}
         rounds = []
         for _ in range(flags.rounds):
-            rounds.append({name: step_seconds(trainer) for name, trainer in trainers.items()})
+            rounds.append(one_round(trainers))
             result |= {"rounds": len(rounds), "methods": summary(rounds, memory)}
             write_json(flags.out, result)
     for name, row in result["methods"].items():

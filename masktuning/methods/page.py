@@ -84,7 +84,9 @@ def _table(measured: Mapping[str, Any]) -> str:
             f"{measured['model']}, batches of {measured['batch']} texts, "
             f"{measured['precision']}, {measured['processor']}, {measured['threads']} thread(s) "
             "(`benchmarks/results/methods_cpu.json`). Earlier trainings and the preparation of "
-            "the training set are not in it.",
+            "the training set are not in it. A step of `augmentation`, of `sequential` or of a "
+            "method with a frozen bias model does the same work as one of `finetuning`, so how far "
+            "these differ from 1 shows how much the times of this machine vary.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,1 @@
+"""Comparisons of methods: the plan of runs, the study that shares them out, and the report."""

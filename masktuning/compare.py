@@ -1,4 +1,4 @@
-"""Compare training methods on a task or on your own files: which holds up, by how much, at what cost.
+"""Compare training methods on a task or on your own files: accuracy, robustness and cost.
 
     python -m masktuning.compare --methods finetuning mask_tuning poe --seeds 3
 

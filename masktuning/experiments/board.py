@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from masktuning.experiments.plan import FINAL, Cell, Plan
+from masktuning.experiments.words import in_words
 
 if TYPE_CHECKING:
     from masktuning.experiments.outcome import Outcome
@@ -44,7 +45,7 @@ class Board:
             tqdm.write(_line(mine[key], progress))
         self._shown |= mine.keys()
         self._bar.n = len(mine)
-        self._bar.set_postfix_str(f"about {_time(self._left(progress, cells, mine))} left")
+        self._bar.set_postfix_str(f"about {in_words(self._left(progress, cells, mine))} left")
 
     def close(self) -> None:
         """Removes the bar."""
@@ -68,9 +69,9 @@ class Board:
         done = dict.fromkeys(planned, 0)
         for cell in ended.values():
             done[cell.variant] += 1
-        return sum(
-            (planned[name] - done[name]) * means.get(name, usual) for name in planned
-        ) / max(self._jobs, len(progress.running))
+        return sum((planned[name] - done[name]) * means.get(name, usual) for name in planned) / max(
+            self._jobs, len(progress.running)
+        )
 
 
 def _all_final(plan: Plan, progress: Progress) -> list[Cell]:
@@ -92,14 +93,4 @@ def _line(cell: Cell, progress: Progress) -> str:
     sets = found.sets if cell.stage == FINAL else {}
     far = [one.accuracy for one in sets.values() if one.role == "ood"]
     mean = f", mean of {len(far)} sets out of distribution {100 * fmean(far):.1f}" if far else ""
-    return f"{cell.key}: dev {100 * found.dev:.1f}{mean}, {_time(found.seconds)}"
-
-
-def _time(seconds: float | None) -> str:
-    """Seconds in words."""
-    if seconds is None:
-        return "an unknown time"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{cell.key}: dev {100 * found.dev:.1f}{mean}, {in_words(found.seconds)}"

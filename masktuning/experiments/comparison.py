@@ -79,9 +79,7 @@ def gathered(
         search=search_scores(plan, dev),
         outcomes=outcomes,
         failures={
-            cell.key: progress.failures[cell.key]
-            for cell in cells
-            if cell.key in progress.failures
+            cell.key: progress.failures[cell.key] for cell in cells if cell.key in progress.failures
         },
         identity=identity,
     )

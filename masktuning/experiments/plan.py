@@ -102,7 +102,9 @@ class Plan:
         return len(self.search_cells()) + len(self.variants) * len(self.final_seeds)
 
 
-def grid_points(grid: Mapping[str, tuple[str, ...]], variant: Variant, has: set[str]) -> list[Point]:
+def grid_points(
+    grid: Mapping[str, tuple[str, ...]], variant: Variant, has: set[str]
+) -> list[Point]:
     """All combinations of the grid's values, for the options that a variant has and does not fix.
 
     Args:

@@ -12,6 +12,7 @@ import sys
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from masktuning.config import files
 from masktuning.experiments.cell import read_outcome
@@ -88,13 +89,13 @@ class CellRunner:
         newest = any(folder.glob("checkpoint-*/trainer_state.json"))
         return [*words, *(["--resume_from_checkpoint"] if newest else ["--overwrite"])]
 
-    def _run(self, words: list[str], output: object) -> int:
+    def _run(self, words: list[str], output: BinaryIO) -> int:
         """The exit status of the process, which is ended if the user stops the comparison."""
         job = {"flags": words, "identity": self.identity, "embedded": str(self.embedded)}
         process = subprocess.Popen(
             [sys.executable, "-m", "masktuning.experiments.cell"],
             stdin=subprocess.PIPE,
-            stdout=output,  # type: ignore[arg-type]
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, **self.environment},

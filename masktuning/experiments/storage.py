@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HEARTBEAT_SECONDS = 30
 _GRACE_SECONDS = 150
 _LOCK_SECONDS = 60  # how long a process waits for others that write to an SQLite file
+_ATTEMPTS = 5
 JOURNAL = ".journal"
 
 
@@ -51,10 +53,28 @@ def open_study(url: str, name: str) -> Study:
         UsageError: if the storage cannot be opened.
     """
     optuna = import_optuna()
-    with storage_errors(url):
+    from sqlalchemy.exc import DBAPIError
+
+    def opened() -> Study:
         return optuna.create_study(
             storage=_storage(url), study_name=name, direction="maximize", load_if_exists=True
         )
+
+    with storage_errors(url):
+        for _ in range(_ATTEMPTS):
+            try:
+                return opened()
+            except (optuna.exceptions.StorageInternalError, DBAPIError) as error:
+                if not _made_at_once(error):
+                    raise
+                time.sleep(1)
+        return opened()
+
+
+def _made_at_once(error: Exception) -> bool:
+    """Whether another process made the same tables at the same moment."""
+    said = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error).lower()
+    return any(words in said for words in ("already exists", "duplicate key", "unique constraint"))
 
 
 @contextmanager
@@ -105,6 +125,7 @@ def _storage(url: str) -> BaseStorage:
     from optuna.exceptions import ExperimentalWarning
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy.pool import NullPool
 
     if url.endswith(JOURNAL):
         files.make(Path(url).parent)
@@ -117,13 +138,14 @@ def _storage(url: str) -> BaseStorage:
         warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat
         return RDBStorage(
             _with_driver(url),
-            engine_kwargs={"connect_args": arguments},
+            # No connection stays open during a run, so that many workers do not use them up.
+            engine_kwargs={"connect_args": arguments, "poolclass": NullPool},
             heartbeat_interval=_HEARTBEAT_SECONDS,
             grace_period=_GRACE_SECONDS,
         )
 
 
 def _with_driver(url: str) -> str:
-    """The URL of a PostgreSQL server with the driver that the extra `compare` names."""
-    scheme, slashes, rest = url.partition("://")
+    """The URL of a PostgreSQL server with the driver that the extra `postgresql` names."""
+    scheme, _, rest = url.partition("://")
     return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else url

@@ -92,7 +92,7 @@ class CellRunner:
     def _run(self, words: list[str], output: BinaryIO) -> int:
         """The exit status of the process, which is ended if the user stops the comparison."""
         job = {"flags": words, "identity": self.identity, "embedded": str(self.embedded)}
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "masktuning.experiments.cell"],
             stdin=subprocess.PIPE,
             stdout=output,
@@ -100,20 +100,18 @@ class CellRunner:
             text=True,
             env={**os.environ, **self.environment},
             start_new_session=True,  # Ctrl-C in the terminal is for the comparison to handle
-        )
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
-            while process.poll() is None:
-                if self.stop.wait(_POLL_SECONDS):
-                    raise Stopped
-        except BrokenPipeError:
-            process.wait()  # it ended before it read the job; its log says why
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        ) as process:
+            assert process.stdin is not None
+            try:
+                process.stdin.write(json.dumps(job) + "\n")
+                process.stdin.flush()
+                while process.poll() is None:
+                    if self.stop.wait(_POLL_SECONDS):
+                        raise Stopped
+            except BrokenPipeError:
+                process.wait()  # it ended before it read the job; its log says why
+            finally:
+                process.kill()  # has an effect only if it still runs
         return process.returncode
 
 

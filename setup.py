@@ -95,6 +95,7 @@ setup(
         "masktuning.demo.pretrain",
         "masktuning.evaluation",
         "masktuning.evaluation.fewshot",
+        "masktuning.experiments",
         "masktuning.kernels",
         "masktuning.methods",
         "masktuning.methods.bias",

@@ -18,6 +18,7 @@ FLOORS = [
     {"methods"},
     {"evaluation"},
     {"training"},
+    {"experiments"},
     {"demo"},
     {"commands"},
 ]

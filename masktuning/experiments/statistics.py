@@ -6,7 +6,7 @@ P different patterns of an example over the seeds, V = 2S + 1 possible sums of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,13 +159,8 @@ def _of_variant(
         mean,
         float(np.median([run.seconds for run in runs.values()])),
         float(np.median([run.memory_mb for run in runs.values()])),
-        _ratio(
-            {s: run.seconds for s, run in runs.items()}, {s: b.seconds for s, b in base.items()}
-        ),
-        _ratio(
-            {s: run.memory_mb for s, run in runs.items()},
-            {s: b.memory_mb for s, b in base.items()},
-        ),
+        _ratio(runs, base, lambda run: run.seconds),
+        _ratio(runs, base, lambda run: run.memory_mb),
     )
 
 
@@ -189,10 +184,12 @@ def _more(runs: Mapping[int, Outcome], name: str) -> dict[str, Score]:
     }
 
 
-def _ratio(values: Mapping[int, float], base: Mapping[int, float]) -> float | None:
+def _ratio(
+    runs: Mapping[int, Outcome], base: Mapping[int, Outcome], cost: Callable[[Outcome], float]
+) -> float | None:
     """The median of the ratios of one seed each."""
-    ratios = [values[seed] / base[seed] for seed in values if base.get(seed, 0) > 0]
-    return float(np.median(ratios)) if ratios else None
+    common = [seed for seed in runs if seed in base and cost(base[seed]) > 0]
+    return float(np.median([cost(runs[s]) / cost(base[s]) for s in common])) if common else None
 
 
 def _differences(
@@ -207,7 +204,7 @@ def _difference(differences: Sequence[NDArray[np.int8]], seeds: list[int]) -> Di
     """The mean over sets of the mean of each set's [S, n], with its interval."""
     if not seeds:
         return None
-    mean = float(np.mean([one.mean(dtype=np.float64) for one in differences]))
+    mean = float(np.mean([one.mean(dtype=np.float64) for one in differences]).round(12))
     low, high = _interval(differences)
     return Difference(mean, low, high, tuple(seeds), examples_only=len(seeds) == 1)
 
@@ -223,7 +220,8 @@ def _interval(differences: Sequence[NDArray[np.int8]]) -> tuple[float, float]:
         shares_KV = _shares_of_sums(one, ways_KS)
         drawn_RV = generator.multinomial(one.shape[1], shares_KV[way_R.reshape(-1)])
         means_R += drawn_RV @ np.arange(-S, S + 1) / one.size
-    low, high = np.percentile(means_R / len(differences), _PERCENTILES)
+    # Rounded, so that sets whose differences cancel out give 0 and not a number next to it.
+    low, high = np.percentile((means_R / len(differences)).round(12), _PERCENTILES)
     return float(low), float(high)
 
 

@@ -22,7 +22,7 @@ def share(correct, of=10):
 
 
 def comparison(**changed):
-    """Three variants, of which one was searched, with two seeds and two out-of-distribution sets."""
+    """Three variants, of which one was searched; two seeds, and two out-of-distribution sets."""
     plain, tuned, fixed = (
         Variant("finetuning"),
         Variant("mask_tuning"),
@@ -37,13 +37,13 @@ def comparison(**changed):
     )
     sizes = {plain.name: (8, 5, 4), tuned.name: (8, 9, 9), fixed.name: (7, 6, 4)}
     costs = {plain.name: (10.0, 100.0), tuned.name: (20.0, 150.0), fixed.name: (11.0, 100.0)}
-    content = dict(
-        task="demo",
-        baseline=plain.name,
-        plan=plan,
-        choices={plain.name: (), tuned.name: points[1], fixed.name: ()},
-        search={tuned.name: {points[0]: [0.7, 0.8], points[1]: [0.8, 0.9]}},
-        outcomes={
+    content = {
+        "task": "demo",
+        "baseline": plain.name,
+        "plan": plan,
+        "choices": {plain.name: (), tuned.name: points[1], fixed.name: ()},
+        "search": {tuned.name: {points[0]: [0.7, 0.8], points[1]: [0.8, 0.9]}},
+        "outcomes": {
             name: {
                 seed: outcome(
                     {"dev": share(dev + seed - 1), "hans": share(one), "paws": share(two)},
@@ -54,7 +54,7 @@ def comparison(**changed):
             }
             for name, (dev, one, two) in sizes.items()
         },
-        failures={},
-        identity={"torch": "2.13.0"},
-    )
+        "failures": {},
+        "identity": {"torch": "2.13.0"},
+    }
     return Comparison(**{**content, **changed})

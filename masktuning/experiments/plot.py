@@ -19,7 +19,11 @@ _SETTINGS = {
     "svg.fonttype": "none",  # text stays text
     "font.size": 9.0,
 }
-_LABEL_HEIGHT = 0.2  # inches between the labels of two variants
+# In inches:
+_WIDTH = 5.0  # of the axes
+_LABEL_HEIGHT = 0.2  # what the label of a variant takes
+_CHARACTER_WIDTH = 0.085  # what one of its letters takes at most
+_LEFT, _BELOW, _ABOVE = 0.7, 0.5, 0.1  # the margins, with the numbers and names of the axes
 
 
 def draw(statistics: Mapping[str, VariantStatistics], baseline: str, path: Path) -> str | None:
@@ -62,9 +66,13 @@ def _figure(points: Mapping[str, tuple[SetStatistics, SetStatistics]], baseline:
     """The drawing, with the labels in a column at its right."""
     from matplotlib.figure import Figure
 
-    height = max(4.5, 1.2 + _LABEL_HEIGHT * len(points))
-    figure = Figure(figsize=(9.0, height))
-    axes = figure.add_axes((0.08, 0.12, 0.55, 0.83))
+    height = max(3.5, _LABEL_HEIGHT * len(points))
+    labels = 0.3 + _CHARACTER_WIDTH * max(map(len, points))
+    whole = (_LEFT + _WIDTH + labels, _BELOW + height + _ABOVE)
+    figure = Figure(figsize=whole)
+    axes = figure.add_axes(
+        (_LEFT / whole[0], _BELOW / whole[1], _WIDTH / whole[0], height / whole[1])
+    )
     names = sorted(points, key=lambda name: points[name][1].accuracy.mean)
     for name in names:
         x, y = (one.accuracy for one in points[name])
@@ -84,7 +92,7 @@ def _figure(points: Mapping[str, tuple[SetStatistics, SetStatistics]], baseline:
         axes.axhline(100 * y, color="lightgrey", linewidth=0.8, linestyle="--", zorder=0)
     axes.set_xlabel("in-distribution accuracy (%)")
     axes.set_ylabel("mean out-of-distribution accuracy (%)")
-    _label(axes, names, points, _LABEL_HEIGHT / (0.83 * height))
+    _label(axes, names, points, _LABEL_HEIGHT / height)
     return figure
 
 

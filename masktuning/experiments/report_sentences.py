@@ -79,35 +79,32 @@ def legend(comparison: Comparison, table: Table) -> list[str]:
 
 def choices(comparison: Comparison, table: Table) -> list[str]:
     """Which points were searched with which seeds, what was chosen, and what the figures are."""
-    plan = comparison.plan
-    searched = [v.name for v in plan.variants if len(plan.grids[v.name]) > 1]
-    final = f"the {_seeds(plan.final_seeds)}"
-    unseen = "The out-of-distribution sets were not looked at for any choice."
-    if not searched:
-        return [
-            f"Nothing was searched: each method was trained with its options as given and {final}, "
-            "and all figures come from these runs alone.",
-            unseen,
-        ]
-    reused = sorted(set(plan.search_seeds) & set(plan.final_seeds))
-    fresh = f"of which the search had used {_listed(reused)}" if reused else "new to the search"
-    dev = (
-        next((n for n, one in table.any.sets.items() if one.role == "dev"), "") if table.any else ""
-    )
-    lines = [
-        f"Each grid point was trained with the search {_seeds(plan.search_seeds)} and judged by "
-        f"its mean accuracy on the in-distribution set {dev}".rstrip()
-        + "."
-    ]
-    lines += [_choice(comparison, name) for name in searched]
-    chosen = "The chosen point of each method"
-    if len(searched) < len(plan.variants):
-        chosen += ", and each method without a search,"
+    plan, final = comparison.plan, f"the {_seeds(comparison.plan.final_seeds)}"
+    names = [variant.name for variant in plan.variants]
+    searched = [name for name in names if len(plan.grids[name]) > 1]
+    given = [name for name in names if name not in searched]
+    lines = []
+    if searched:
+        dev = f" {table.dev[0]}" if table.dev else ""
+        lines.append(
+            f"Each grid point was trained with the search {_seeds(plan.search_seeds)} and judged "
+            f"by its mean accuracy on the in-distribution set{dev}."
+        )
+        lines += [_choice(comparison, name) for name in searched]
+        reused = sorted(set(plan.search_seeds) & set(plan.final_seeds))
+        fresh = f"although the search had used {_listed(reused)} too"
+        if not reused:
+            fresh = "which the search had not used"
+        lines.append(f"The chosen point of each method was then run anew with {final}, {fresh}.")
+    if given:
+        who = "The methods without a search were" if searched else "Nothing was searched: all were"
+        lines.append(f"{who} run with their options as given and {final}.")
+        points = {name: show_point(plan.grids[name][0]) for name in given}
+        lines += [f"{name}: {point} was given." for name, point in points.items() if point]
     return [
         *lines,
-        f"{chosen} was then trained anew with {final}, {fresh}; all figures come from these runs "
-        "alone.",
-        unseen,
+        "All figures in the tables come from these runs alone.",
+        "The out-of-distribution sets were not looked at for any choice.",
     ]
 
 
@@ -119,7 +116,7 @@ def gaps(comparison: Comparison) -> list[str]:
         have = comparison.outcomes.get(name, {})
         missing = [seed for seed in wanted if seed not in have]
         if missing and have:
-            lines.append(f"{name} lacks the {_seeds(missing)}.")
+            lines.append(f"{name} lacks {_seeds(missing)}.")
         elif missing:
             lines.append(f"{name} has no result yet.")
     if comparison.failures:

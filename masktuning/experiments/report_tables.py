@@ -39,28 +39,31 @@ class Table:
     """Those of the variants that have an outcome."""
 
     @property
-    def any(self) -> VariantStatistics | None:
-        """One of the variants, for the names of the sets."""
-        return next(iter(self.statistics.values()), None)
+    def roles(self) -> dict[str, str]:
+        """The sets with their roles, in the task's order; none if there is no outcome yet."""
+        first = next(iter(self.statistics.values()), None)
+        return {name: one.role for name, one in first.sets.items()} if first else {}
+
+    @property
+    def dev(self) -> list[str]:
+        """The names of the in-distribution sets."""
+        return [name for name, role in self.roles.items() if role == "dev"]
 
     @property
     def ood(self) -> list[str]:
         """The names of the out-of-distribution sets."""
-        sets = self.any.sets if self.any else {}
-        return [name for name, one in sets.items() if one.role == "ood"]
+        return [name for name, role in self.roles.items() if role == "ood"]
 
     def columns(self) -> list[Column]:
         """Every set, and the mean over the out-of-distribution sets if there are several."""
-        sets = self.any.sets if self.any else {}
-        found = [_set_column(name, one.role) for name, one in sets.items()]
+        found = [_set_column(name, role) for name, role in self.roles.items()]
         return [*found, _MEAN_COLUMN] if len(self.ood) > 1 else found
 
     def summary_columns(self) -> list[Column]:
         """The first in-distribution set, and all out-of-distribution sets as one column."""
-        sets = self.any.sets if self.any else {}
-        dev = [_set_column(name, one.role) for name, one in sets.items() if one.role == "dev"]
+        dev = [_set_column(name, "dev") for name in self.dev[:1]]
         ood = [_set_column(name, "ood") for name in self.ood]
-        return [*dev[:1], *([_MEAN_COLUMN] if len(ood) > 1 else ood)]
+        return [*dev, *([_MEAN_COLUMN] if len(ood) > 1 else ood)]
 
 
 _MEAN_COLUMN = Column("mean OOD", lambda variant: variant.mean_ood)
@@ -124,7 +127,7 @@ def of_set(table: Table, column: Column) -> Rows:
 def further_scores(table: Table) -> dict[str, Rows]:
     """By the name of each set that has other scores than its accuracy: one row per variant."""
     tables = {}
-    for name in table.any.sets if table.any else {}:
+    for name in table.roles:
         scores = list(dict.fromkeys(s for _, one in _found(table) for s in one.sets[name].more))
         rows: Rows = [("method", *scores)]
         for variant, one in _found(table):

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 
 from masktuning.config.files import replaced_when_complete
-from masktuning.experiments.statistics import Score, SetStatistics, VariantStatistics
+from masktuning.experiments.statistics import Score, VariantStatistics
 
 _SETTINGS = {
     "svg.hashsalt": "masktuning",  # else the ids within the file differ each time
     "svg.fonttype": "none",  # text stays text
     "font.size": 9.0,
 }
+Points = Mapping[str, tuple[Score, Score]]
+"""The in-distribution and the out-of-distribution accuracy of each variant."""
+
 # In inches:
 _WIDTH = 5.0  # of the axes
 _LABEL_HEIGHT = 0.2  # what the label of a variant takes
@@ -37,7 +40,7 @@ def draw(statistics: Mapping[str, VariantStatistics], baseline: str, path: Path)
     """
     path.unlink(missing_ok=True)
     points = {
-        name: (found.dev, found.mean_ood)
+        name: (found.dev.accuracy, found.mean_ood.accuracy)
         for name, found in statistics.items()
         if found.mean_ood is not None
     }
@@ -62,7 +65,7 @@ def draw(statistics: Mapping[str, VariantStatistics], baseline: str, path: Path)
     return None
 
 
-def _figure(points: Mapping[str, tuple[SetStatistics, SetStatistics]], baseline: str) -> Any:
+def _figure(points: Points, baseline: str) -> Any:
     """The drawing, with the labels in a column at its right."""
     from matplotlib.figure import Figure
 
@@ -73,9 +76,9 @@ def _figure(points: Mapping[str, tuple[SetStatistics, SetStatistics]], baseline:
     axes = figure.add_axes(
         (_LEFT / whole[0], _BELOW / whole[1], _WIDTH / whole[0], height / whole[1])
     )
-    names = sorted(points, key=lambda name: points[name][1].accuracy.mean)
+    names = sorted(points, key=lambda name: points[name][1].mean)
     for name in names:
-        x, y = (one.accuracy for one in points[name])
+        x, y = points[name]
         axes.errorbar(
             100 * x.mean,
             100 * y.mean,
@@ -87,9 +90,9 @@ def _figure(points: Mapping[str, tuple[SetStatistics, SetStatistics]], baseline:
             markersize=5,
         )
     if baseline in points:
-        x, y = (one.accuracy.mean for one in points[baseline])
-        axes.axvline(100 * x, color="lightgrey", linewidth=0.8, linestyle="--", zorder=0)
-        axes.axhline(100 * y, color="lightgrey", linewidth=0.8, linestyle="--", zorder=0)
+        x, y = points[baseline]
+        axes.axvline(100 * x.mean, color="lightgrey", linewidth=0.8, linestyle="--", zorder=0)
+        axes.axhline(100 * y.mean, color="lightgrey", linewidth=0.8, linestyle="--", zorder=0)
     axes.set_xlabel("in-distribution accuracy (%)")
     axes.set_ylabel("mean out-of-distribution accuracy (%)")
     _label(axes, names, points, _LABEL_HEIGHT / height)
@@ -99,15 +102,15 @@ def _figure(points: Mapping[str, tuple[SetStatistics, SetStatistics]], baseline:
 def _label(
     axes: Any,
     names: list[str],
-    points: Mapping[str, tuple[SetStatistics, SetStatistics]],
+    points: Points,
     gap: float,
 ) -> None:
     """Writes each name at the height of its point, or as near as the other names allow."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)  # an annotation must not widen the axes
-    means_V = np.array([100 * points[name][1].accuracy.mean for name in names])
+    means_V = np.array([100 * points[name][1].mean for name in names])
     for name, position in zip(names, _apart((means_V - low) / (high - low), gap), strict=True):
-        x, y = (100 * one.accuracy.mean for one in points[name])
+        x, y = (100 * one.mean for one in points[name])
         axes.annotate(
             _plain(name),
             xy=(x, y),

@@ -104,7 +104,7 @@ def wide(table: Table, columns: Sequence[Column]) -> Rows:
     head = ["method"]
     for column in columns:
         head += [column.heading, "difference"]
-    rows = [(*head, "time", "memory")]
+    rows: Rows = [(*head, "time", "memory")]
     for name in table.order:
         found = table.statistics.get(name)
         if found is None:
@@ -119,7 +119,7 @@ def wide(table: Table, columns: Sequence[Column]) -> Rows:
 
 def of_set(table: Table, column: Column) -> Rows:
     """One row per variant that has an outcome, for one set."""
-    rows = [("method", column.heading, "difference")]
+    rows: Rows = [("method", column.heading, "difference")]
     rows += [(name, *_cells(column.of(found))) for name, found in _found(table)]
     return rows
 

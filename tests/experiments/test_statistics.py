@@ -121,11 +121,20 @@ def test_identical_variants_differ_by_exactly_nothing():
 
 
 def test_sets_whose_differences_cancel_out_give_exactly_zero():
-    """Without rounding, the differences 1/3 + 1/3 - 2/3 of a single seed need not add up to 0."""
-    sets = {"dev": (1, 1), "a": (0, 1), "b": (0, 1), "c": (2, 0)}
-    runs = [{n: share(3 * pair[i], 9) for n, pair in sets.items()} for i in (0, 1)]
-    found = summarize({"base": {1: outcome(runs[0])}, "other": {1: outcome(runs[1])}}, "base")
+    """0.1 + 0.2 - 0.3 is not 0 in floating point, and would be marked as a difference."""
+    sets = {"dev": (1, 1), "a": (0, 1), "b": (0, 2), "c": (3, 0)}
+    base, other = ({n: share(both[i]) for n, both in sets.items()} for i in (0, 1))
+    found = summarize({"base": {1: outcome(base)}, "other": {1: outcome(other)}}, "base")
     assert found["other"].mean_ood.difference.mean == 0
+
+    # All examples of a are better with seed 1, of b with seed 2, and of c worse with both.
+    outcomes = {"base": {}, "other": {}}
+    for seed in range(10):
+        sets = {"dev": (1, 1), "a": (0, seed == 1), "b": (0, seed == 2), "c": (seed in (1, 2), 0)}
+        for i, name in enumerate(outcomes):
+            outcomes[name][seed] = outcome({n: share(10 * both[i]) for n, both in sets.items()})
+    difference = summarize(outcomes, "base")["other"].mean_ood.difference
+    assert (difference.mean, difference.low, difference.high) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(("ours", "difference"), [(10, 1), (0, -1)])

@@ -19,7 +19,7 @@ OOD_MEAN = "mean_ood"
 """In place of the name of a set: the mean over all out-of-distribution sets."""
 _RESAMPLES = 10_000
 _PERCENTILES = (2.5, 97.5)
-_CHUNK = 1 << 20  # sums of examples that are held in memory at once
+_CHUNK = 1 << 18  # sums of examples that are held in memory at once
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]
 """What was found, by the name of the variant and by seed."""

@@ -22,7 +22,7 @@ from typing import Any
 from masktuning.config.errors import UsageError
 from masktuning.config.files import write_json
 from masktuning.config.imports import heavy_imports
-from masktuning.experiments.outcome import Outcome, SetOutcome
+from masktuning.experiments.outcome import UNION, Outcome, SetOutcome
 from masktuning.experiments.worker_id import machine
 
 OUTCOME = "outcome.json"
@@ -44,8 +44,13 @@ def main() -> None:
     began = time.perf_counter()
     scores = run(read, summary=False)
     seconds = time.perf_counter() - began
+    unions = {one.name for one in read.task.sets if one.union_of}
     sets = {
-        one.result.name: SetOutcome(one.result.role, one.correct, _without_intervals(one.result))
+        one.result.name: SetOutcome(
+            UNION if one.result.name in unions else one.result.role,
+            one.correct,
+            _without_intervals(one.result),
+        )
         for one in scores
     }
     gpu = torch.cuda.max_memory_allocated() if read.training.device.type == "cuda" else 0

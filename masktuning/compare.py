@@ -51,6 +51,8 @@ def main(argv: list[str]) -> None:
     arguments, flags = parser.parse_known_args(underscored(argv))
     if arguments.methods is None:
         raise UsageError("--methods is missing: which methods? for example finetuning mask_tuning")
+    if (arguments.search == "tpe") != (arguments.trials is not None):
+        raise UsageError("--search tpe and --trials N go together: how many points to try")
     with heavy_imports():
         import_datasets()
         from masktuning.experiments.comparison import compare
@@ -76,6 +78,14 @@ def _parser() -> FlagParser:
     add("--methods", nargs="+", help="Methods, each perhaps as METHOD:option=value,option=value.")
     add("--seeds", type=int, default=3, help="How many seeds each method is reported with.")
     add("--grid", nargs="+", default=[], help="Options to search, as option=value,value.")
+    add(
+        "--search",
+        choices=["grid", "tpe"],
+        default="grid",
+        help="Try all combinations of --grid, or as many points as --trials says, which Optuna's "
+        "TPE proposes; then --grid may have ranges, as learning_rate=1e-5..1e-4.",
+    )
+    add("--trials", type=int, help="How many points --search tpe tries with each method.")
     add("--search_seeds", type=int, default=1, help="How many other seeds search each point.")
     add("--baseline", help="The method that others are compared with; the first one by default.")
     add("--output_dir", default="comparison", help="Folder of the runs, the study and the tables.")
@@ -106,6 +116,7 @@ def _request(arguments: Namespace, flags: list[str]) -> Any:
         embedded=EMBEDDED,
         seeds=arguments.seeds,
         search_seeds=arguments.search_seeds,
+        trials=arguments.trials,
         storage=arguments.storage,
         study=arguments.study,
         jobs=arguments.jobs,

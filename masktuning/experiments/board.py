@@ -21,37 +21,37 @@ class Board:
     """The progress of one comparison.
 
     Args:
-        plan: what is run.
+        count: how many runs the comparison has.
         jobs: how many runs go on at a time here; the others that run elsewhere are not known.
         bar: whether to show a bar; lines are printed anyway.
     """
 
-    def __init__(self, plan: Plan, jobs: int, bar: bool) -> None:
-        self._plan, self._jobs = plan, jobs
+    def __init__(self, count: int, jobs: int, bar: bool) -> None:
+        self._count, self._jobs = count, jobs
         self._shown: set[str] = set()
-        self._bar = tqdm(total=plan.count(), bar_format=_BAR, disable=not bar, leave=False)
+        self._bar = tqdm(total=count, bar_format=_BAR, disable=not bar, leave=False)
         self._first = True
 
-    def show(self, progress: Progress) -> None:
-        """Prints what ended since the last call."""
+    def show(self, plan: Plan, progress: Progress) -> None:
+        """Prints what ended since the last call, of a plan with all points proposed so far."""
         ended = {**progress.outcomes, **progress.failures}
-        cells = [*self._plan.search_cells(), *_all_final(self._plan, progress)]
+        cells = [*plan.search_cells(), *_all_final(plan, progress)]
         mine = {cell.key: cell for cell in cells if cell.key in ended}
         if self._first and mine:
-            tqdm.write(f"{len(mine)} of {self._plan.count()} runs were done before")
+            tqdm.write(f"{len(mine)} of {self._count} runs were done before")
             self._shown |= mine.keys()
         self._first = False
         for key in mine.keys() - self._shown:
             tqdm.write(_line(mine[key], progress))
         self._shown |= mine.keys()
         self._bar.n = len(mine)
-        self._bar.set_postfix_str(f"about {in_words(self._left(progress, cells, mine))} left")
+        self._bar.set_postfix_str(f"about {in_words(self._left(plan, progress, mine))} left")
 
     def close(self) -> None:
         """Removes the bar."""
         self._bar.close()
 
-    def _left(self, progress: Progress, cells: list[Cell], ended: dict[str, Cell]) -> float | None:
+    def _left(self, plan: Plan, progress: Progress, ended: dict[str, Cell]) -> float | None:
         """The seconds that are left, from the runs that ended; None before the first one."""
         by_variant: dict[str, list[float]] = {}
         for key, cell in ended.items():
@@ -61,11 +61,7 @@ class Board:
             return None
         means = {name: fmean(values) for name, values in by_variant.items()}
         usual = fmean(means.values())
-        planned = dict.fromkeys((variant.name for variant in self._plan.variants), 0)
-        for cell in self._plan.search_cells():
-            planned[cell.variant] += 1
-        for name in planned:
-            planned[name] += len(self._plan.final_seeds)
+        planned = {variant.name: plan.count_of(variant.name) for variant in plan.variants}
         done = dict.fromkeys(planned, 0)
         for cell in ended.values():
             done[cell.variant] += 1

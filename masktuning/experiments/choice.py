@@ -41,7 +41,7 @@ def choices(plan: Plan, dev: Mapping[str, float], failed: set[str]) -> dict[str,
     cells = plan.search_cells()
     scores = search_scores(plan, dev)
     for variant, points in plan.grids.items():
-        if len(points) == 1:
+        if not plan.is_searched(variant):
             chosen[variant] = points[0]
         elif _has_ended([one for one in cells if one.variant == variant], dev, failed):
             whole = {

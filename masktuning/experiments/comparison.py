@@ -12,7 +12,8 @@ from masktuning.experiments.comparison_result import Comparison
 from masktuning.experiments.identity import digest, identity_of
 from masktuning.experiments.outcome import Outcome
 from masktuning.experiments.plan import Plan
-from masktuning.experiments.request import ComparisonRequest, check, plan_of
+from masktuning.experiments.proposals import with_proposals
+from masktuning.experiments.request import ComparisonRequest, check, plan_of, spaces_of
 from masktuning.experiments.run_cell import CellRunner
 from masktuning.experiments.study import Progress, SharedStudy
 from masktuning.experiments.worker import Workers, threads_of_a_job
@@ -34,14 +35,14 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
         KeyboardInterrupt: after the runs were ended; the same call goes on.
     """
     jobs = check(request)
-    plan = plan_of(request)
+    plan, spaces = plan_of(request), spaces_of(request)
     identity = identity_of(jobs[0], read_texts(jobs[0]), request.flags)
     name = request.study or Path(jobs[0].task.name).stem
     files.make(request.output_dir)
     study = SharedStudy(request.url, name)
     study.identify(identity)
     if request.retry_failed:
-        study.retry(plan)
+        study.retry()
     runner = CellRunner(
         flags=request.flags,
         folder=request.output_dir / _RUNS,
@@ -50,21 +51,23 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
         environment={"OMP_NUM_THREADS": threads_of_a_job(request.jobs)},
         stop=threading.Event(),
     )
-    board = Board(plan, request.jobs, bar)
-    workers = Workers(plan, (request.url, name), runner, request.jobs, request.keep, board)
+    board = Board(plan.count(), request.jobs, bar)
+    workers = Workers(plan, spaces, (request.url, name), runner, request.jobs, request.keep, board)
     try:
         workers.run()
     finally:
         board.close()
     baseline = request.baseline or request.variants[0].name
-    return gathered(plan, study.progress(), jobs[0].task.name, baseline, identity)
+    progress = study.progress()
+    plan = with_proposals(plan, spaces, progress.dev(), progress.failures)
+    return gathered(plan, progress, jobs[0].task.name, baseline, identity)
 
 
 def gathered(
     plan: Plan, progress: Progress, task: str, baseline: str, identity: dict[str, object]
 ) -> Comparison:
     """What is known of a plan's cells, in the form that the report takes."""
-    dev = {key: outcome.dev for key, outcome in progress.outcomes.items()}
+    dev = progress.dev()
     chosen = choices(plan, dev, set(progress.failures))
     outcomes: dict[str, dict[int, Outcome]] = {variant.name: {} for variant in plan.variants}
     for cell in plan.final_cells(chosen):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections import Counter
 
 from masktuning.evaluation.quiet import less_output
 from masktuning.evaluation.tables import aligned
-from masktuning.experiments.plan import FINAL, SEARCH, Plan, Variant
+from masktuning.experiments.plan import Plan, Variant
 from masktuning.experiments.request import ComparisonRequest, check, plan_of
 from masktuning.experiments.words import in_words
 from masktuning.training.dry_run import estimates
@@ -24,20 +23,13 @@ def dry_run(request: ComparisonRequest) -> str:
     """
     check(request)
     plan = plan_of(request)
-    counts = Counter(
-        (cell.variant, cell.stage)
-        for cell in [
-            *plan.search_cells(),
-            *plan.final_cells({name: points[0] for name, points in plan.grids.items()}),
-        ]
-    )
     rows = [("method", "grid points", "search runs", "final runs", "one run", "all runs")]
     whole = 0.0
     for variant in plan.variants:
         seconds = run_seconds(request, variant)
-        points = len(plan.grids[variant.name])
-        final = counts[variant.name, FINAL]
-        search = counts[variant.name, SEARCH]
+        points = plan.proposals.get(variant.name, len(plan.grids[variant.name]))
+        final = len(plan.final_seeds)
+        search = plan.count_of(variant.name) - final
         whole += seconds * (search + final)
         cells = (str(points), str(search), str(final))
         times = (in_words(seconds), in_words(seconds * (search + final)))
@@ -69,7 +61,7 @@ def run_seconds(request: ComparisonRequest, variant: Variant) -> float:
 def _stages(request: ComparisonRequest, plan: Plan) -> str:
     """Which seeds the runs would have."""
     final = ", ".join(map(str, plan.final_seeds))
-    if not plan.search_cells():
+    if not any(map(plan.is_searched, plan.grids)):
         return f"Nothing is searched; the figures would be those of the seeds {final}."
     search = ", ".join(map(str, plan.search_seeds))
     return (

@@ -81,7 +81,7 @@ def choices(comparison: Comparison, table: Table) -> list[str]:
     """Which points were searched with which seeds, what was chosen, and what the figures are."""
     plan, final = comparison.plan, f"the {_seeds(comparison.plan.final_seeds)}"
     names = [variant.name for variant in plan.variants]
-    searched = [name for name in names if len(plan.grids[name]) > 1]
+    searched = [name for name in names if plan.is_searched(name)]
     given = [name for name in names if name not in searched]
     lines = []
     if searched:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from masktuning.config.errors import UsageError, check_names
 from masktuning.config.options import DataArguments, ModelArguments
-from masktuning.experiments.plan import FIRST_SEARCH_SEED, Plan, Point, Variant, grid_points
+from masktuning.experiments.plan import (
+    FIRST_SEARCH_SEED,
+    Plan,
+    Point,
+    Variant,
+    grid_points,
+    open_options,
+)
+from masktuning.experiments.proposals import Space, ends, is_range
 from masktuning.methods import method_class
 from masktuning.training.job import TrainingJob, read_job
 
@@ -33,12 +40,14 @@ class ComparisonRequest:
     """The words of `masktuning.train` that every run has."""
     variants: tuple[Variant, ...]
     grid: dict[str, tuple[str, ...]]
-    """The values of each option that is searched."""
+    """The values of each option that is searched, or a range `low..high`."""
     output_dir: Path
     embedded: Path
     """The checkpoint of generated tasks."""
     seeds: int = 3
     search_seeds: int = 1
+    trials: int | None = None
+    """How many grid points are proposed for each variant; None for all combinations."""
     storage: str | None = None
     """The URL of the study's storage; by default an SQLite file in `output_dir`."""
     study: str | None = None
@@ -74,8 +83,9 @@ def check(request: ComparisonRequest) -> list[TrainingJob]:
         raise UsageError(f"--methods: {max(names, key=names.count)} is there twice")
     if request.baseline is not None:
         check_names([request.baseline], set(names), "--baseline")
-    for option in ("seeds", "search_seeds", "jobs"):
-        if (value := getattr(request, option)) < 1:
+    for option in ("seeds", "search_seeds", "jobs", "trials"):
+        value = getattr(request, option)
+        if value is not None and value < 1:
             raise UsageError(f"--{option} is {value}: give 1 or more")
     given = {word.partition("=")[0].removeprefix("--") for word in request.flags}
     for flag in sorted(given & _REFUSED.keys()):
@@ -84,22 +94,37 @@ def check(request: ComparisonRequest) -> list[TrainingJob]:
         raise UsageError(f"--grid {name}: search options of the methods or of the training")
     for variant in request.variants:
         method_class(variant.method)  # an unknown one is named before anything else
-    _check_grid(request.grid, request.variants)
+    _check_grid(request)
     return [_check_variant(request, variant) for variant in request.variants]
 
 
 def plan_of(request: ComparisonRequest) -> Plan:
-    """The plan of a request that was checked."""
-    first = FIRST_SEARCH_SEED
+    """The plan of a request that was checked, before any grid point is proposed."""
+    first, spaces = FIRST_SEARCH_SEED, spaces_of(request)
+    grids = {
+        one.name: tuple(grid_points(request.grid, one, options_of(one.method)))
+        if one.name not in spaces
+        else ()
+        for one in request.variants
+    }
     return Plan(
         request.variants,
-        {
-            one.name: tuple(grid_points(request.grid, one, options_of(one.method)))
-            for one in request.variants
-        },
+        grids,
         tuple(range(first, first + request.search_seeds)),
         tuple(range(1, request.seeds + 1)),
+        dict.fromkeys(spaces, request.trials or 0),
     )
+
+
+def spaces_of(request: ComparisonRequest) -> dict[str, Space]:
+    """What each variant's points are proposed from; empty if all combinations are run."""
+    if request.trials is None:
+        return {}
+    found = {
+        one.name: open_options(request.grid, one, options_of(one.method))
+        for one in request.variants
+    }
+    return {name: space for name, space in found.items() if space}
 
 
 def options_of(method: str) -> set[str]:
@@ -120,15 +145,21 @@ def _check_variant(request: ComparisonRequest, variant: Variant) -> TrainingJob:
         check_names([name], has - data, f"option of {variant.method}")
     job = read_job(request.words(variant), request.embedded, warn=False)
     for name, values in request.grid.items():
-        for value in values if name in has else ():
+        both = ends(name, values) if is_range(values) else values
+        for value in both if name in has else ():
             read_job(request.words(variant, ((name, value),)), request.embedded, warn=False)
     return job
 
 
-def _check_grid(grid: Mapping[str, tuple[str, ...]], variants: tuple[Variant, ...]) -> None:
+def _check_grid(request: ComparisonRequest) -> None:
     """Raises UsageError for a searched option that no variant has or leaves open."""
+    grid, variants = request.grid, request.variants
     has = {name for one in variants for name in options_of(one.method)}
     check_names(grid, has, "option in --grid")
+    if request.trials is None and (ranges := [name for name in grid if is_range(grid[name])]):
+        raise UsageError(f"--grid {ranges[0]}: give values, or --search tpe to draw from a range")
+    if request.trials is not None and not grid:
+        raise UsageError("--search tpe is without effect: say what to search as --grid")
     for name in grid:
         if not any(
             name in options_of(one.method) and name not in dict(one.options) for one in variants

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from masktuning.config.errors import UsageError
 from masktuning.experiments.outcome import Outcome
-from masktuning.experiments.plan import Cell, Plan
+from masktuning.experiments.plan import Cell
 from masktuning.experiments.storage import open_study, storage_errors
 from masktuning.experiments.worker_id import is_gone, this_worker
 
@@ -51,6 +51,10 @@ class Progress:
     """The error of each cell that failed and neither waits nor runs again."""
     waiting: set[str] = field(default_factory=set)
     running: set[str] = field(default_factory=set)
+
+    def dev(self) -> dict[str, float]:
+        """The in-distribution accuracy of each cell that is done, by its key."""
+        return {key: outcome.dev for key, outcome in self.outcomes.items()}
 
     def known(self, cell: Cell) -> bool:
         """Whether the cell is done or will be, without being enqueued again."""
@@ -122,21 +126,12 @@ class SharedStudy:
                 self._enqueue(cell)
                 progress.waiting.add(cell.key)
 
-    def retry(self, plan: Plan) -> None:
-        """Enqueues the plan's failed cells once more."""
-        progress = self.progress()
-        every = [
-            *plan.search_cells(),
-            *(
-                cell
-                for name, points in plan.grids.items()
-                for point in points
-                for cell in plan.final_cells({name: point})
-            ),
-        ]
-        for cell in every:
-            if cell.key in progress.failures:
-                self._enqueue(cell)
+    def retry(self) -> None:
+        """Enqueues the failed cells once more."""
+        failures = self.progress().failures
+        cells = {cell.key: cell for cell in map(_cell_of, self._trials()) if cell is not None}
+        for key in failures:
+            self._enqueue(cells[key])
 
     def end_lost(self) -> None:
         """Ends the trials whose workers have ended, so that `enqueue` adds their cells again.

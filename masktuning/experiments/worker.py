@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from masktuning.experiments.board import Board
 from masktuning.experiments.choice import choices
 from masktuning.experiments.outcome import Outcome
 from masktuning.experiments.plan import FINAL, Cell, Plan, Variant
+from masktuning.experiments.proposals import Space, with_proposals
 from masktuning.experiments.run_cell import CellRunner, folder_name, remove_weights
 from masktuning.experiments.study import Progress, SharedStudy
 from masktuning.experiments.worker_id import machine
@@ -20,8 +22,7 @@ _POLL_SECONDS = 2.0
 
 def due_cells(plan: Plan, progress: Progress) -> list[Cell]:
     """The cells that can be run, given what is known: a final run needs its grid point first."""
-    dev = {key: outcome.dev for key, outcome in progress.outcomes.items()}
-    chosen = choices(plan, dev, set(progress.failures))
+    chosen = choices(plan, progress.dev(), set(progress.failures))
     return [*plan.search_cells(), *plan.final_cells(chosen)]
 
 
@@ -35,7 +36,8 @@ class Workers:
     """Runs the cells of a plan that are not run elsewhere.
 
     Args:
-        plan: the comparison.
+        plan: the comparison, without the grid points that are still to be proposed.
+        spaces: what the points are proposed from, by variant.
         study: the URL of the storage and the name of the study.
         runner: what runs one cell; its event ends all runs.
         jobs: how many cells are run at a time.
@@ -46,13 +48,14 @@ class Workers:
     def __init__(
         self,
         plan: Plan,
+        spaces: Mapping[str, Space],
         study: tuple[str, str],
         runner: CellRunner,
         jobs: int,
         keep: str,
         board: Board,
     ) -> None:
-        self._plan, self._study, self._runner = plan, study, runner
+        self._plan, self._spaces, self._study, self._runner = plan, spaces, study, runner
         self._jobs, self._keep, self._board = jobs, keep, board
         self._lock = threading.Lock()
 
@@ -79,22 +82,23 @@ class Workers:
         while not self._runner.stop.is_set():
             study.end_lost()
             progress = study.progress()
-            due = due_cells(self._plan, progress)
+            plan = with_proposals(self._plan, self._spaces, progress.dev(), progress.failures)
+            due = due_cells(plan, progress)
             study.enqueue(due, progress)
-            self._note(progress)
-            if is_complete(self._plan, progress):
+            self._note(plan, progress)
+            if is_complete(plan, progress):
                 return
             wanted = {cell.key for cell in due}
             if study.run_next(runner, wanted):
                 continue
             self._runner.stop.wait(_POLL_SECONDS)  # the cells that are left are run elsewhere
 
-    def _note(self, progress: Progress) -> None:
+    def _note(self, plan: Plan, progress: Progress) -> None:
         """Shows what is done, and removes the weights that are not to be kept."""
         with self._lock:
-            self._board.show(progress)
+            self._board.show(plan, progress)
             if self._keep == "best":
-                prune(self._plan, progress, self._runner.folder)
+                prune(plan, progress, self._runner.folder)
 
 
 def prune(plan: Plan, progress: Progress, folder: Path) -> None:

@@ -62,10 +62,10 @@ def plan(variants=("a", "b:x=1"), points=(), seeds=2, search_seeds=1):
     return Plan(parsed, grids, search, tuple(range(1, seeds + 1)))
 
 
-def work(url, name, of, runner, jobs=1, keep="best"):
+def work(url, name, of, runner, jobs=1, keep="best", spaces=None):
     """Works through a plan."""
-    board = Board(of, jobs, bar=False)
-    Workers(of, (url, name), runner, jobs, keep, board).run()
+    board = Board(of.count(), jobs, bar=False)
+    Workers(of, spaces or {}, (url, name), runner, jobs, keep, board).run()
     return SharedStudy(url, name).progress()
 
 

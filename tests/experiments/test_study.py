@@ -203,7 +203,7 @@ def test_a_failed_cell_keeps_its_error_and_the_others_go_on(tmp_path):
     assert progress.failures == {bad: "made to fail"} and len(progress.outcomes) == 3
     progress = work(url, "s", of, MadeUpRunner(tmp_path))  # it is not run again unasked
     assert progress.failures == {bad: "made to fail"}
-    SharedStudy(url, "s").retry(of)
+    SharedStudy(url, "s").retry()
     progress = work(url, "s", of, MadeUpRunner(tmp_path))
     assert not progress.failures and len(progress.outcomes) == 4
 

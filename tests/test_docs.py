@@ -56,6 +56,9 @@ SHORTENED = {
     "python -m masktuning.train --task demo-pairs": _SMALL_DEMO,
     "python -m masktuning.train --task demo --num_train_epochs 8 --learning_rate 1e-3 "
     "--warmup_steps 0": _SMALL_DEMO,
+    "python -m masktuning.compare --methods finetuning mask_tuning --seeds 3 "
+    "--train_file train.csv --validation_file dev.csv --eval_files reviews=reviews.csv "
+    "--model_name_or_path roberta-base --output_dir comparison": "--max_steps 2 --seeds 1",
     "python -m masktuning.demo.pretrain --corpus corpus.txt --output_dir pretrained": (
         f"--held_out_share {SHARE} --vocab_size 90 --hidden_size 32 --num_layers 1 --num_heads 2 "
         "--max_length 32 --batch_size 16 --max_steps 5 --warmup_steps 2"
@@ -65,6 +68,7 @@ SHORTENED = {
 PRINTS = {
     "masktuning.train": ("dev", "--alpha"),
     "masktuning.evaluate": ("dev", "reviews", "forum", "predictions_test_file"),
+    "masktuning.compare": ("final runs", "Estimated from four steps"),
     "masktuning.tasks": ("train",),
     "masktuning.predict": ("the predicted labels of 32 texts",),
     "masktuning.methods": ("mask_tuning",),

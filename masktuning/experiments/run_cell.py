@@ -66,7 +66,7 @@ class CellRunner:
         if (found := read_outcome(folder, self.identity)) is not None:
             return found
         files.make(folder.parent)
-        log = folder.with_suffix(".log")
+        log = folder.with_name(f"{folder.name}.log")
         with log.open("wb") as output:
             code = self._run(self._words(cell, folder), output)
         found = read_outcome(folder, self.identity) if code == 0 else None

@@ -105,8 +105,8 @@ def runner(folder, *words, **more):
 
 
 def test_a_cell_that_fails_says_why(tmp_path):
-    cell = Cell("finetuning", (), 1, FINAL)
-    with pytest.raises(CellFailed, match=r"no_such.*; .*final_finetuning_seed=1\.log$"):
+    cell = Cell("finetuning", (("learning_rate", "0.5"),), 1, FINAL)
+    with pytest.raises(CellFailed, match=r"no_such.*; .*learning_rate=0\.5_seed=1\.log$"):
         runner(tmp_path, "--model_name_or_path", "./no_such")(cell)
 
 

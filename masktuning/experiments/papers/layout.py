@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 
 from masktuning.config.files import write
@@ -13,11 +14,16 @@ from masktuning.evaluation.tables import aligned
 from masktuning.experiments.outcome import Outcome
 from masktuning.experiments.papers.spec import Column, Model, PaperTable, TableMethod
 
-from pathlib import Path
-
 Found = Mapping[tuple[str, str, str], Mapping[int, Outcome]]
 """The final runs by model, method and task, and by seed."""
 NOTHING = "-"
+_TEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%#_${}"},
+        **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
+        "±": "$\\pm$",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,9 @@ class Layout:
         head, *rows = self.body()
         lines = [head, ("---",) * len(head), *rows]
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        notes = "\n".join(f"- {_starred(note)}" for note in self.all_notes())
-        return f"{self.caption()}\n\n{_starred(table)}\n\n{notes}\n"
+        notes = "\n".join(f"- {note}" for note in self.all_notes())
+        marked = f"{table}\n\n{notes}".replace("*", "\\*").replace("#", "\\#")
+        return f"{self.caption()}\n\n{marked}\n"
 
     def latex(self) -> str:
         """The table as a LaTeX environment `table`, which needs no package."""
@@ -136,6 +143,9 @@ class Layout:
                         self.figures(model, method, column), paper.get(column.name, "")
                     )
                 )
+        for label, paper in self.table.only.items():
+            shown = {column.name for column in self.columns()} & paper.keys()
+            writer.writerows((label, "", c, *[""] * 4, paper[c]) for c in paper if c in shown)
         return stream.getvalue()
 
     def write(self, folder: Path) -> list[Path]:
@@ -174,13 +184,6 @@ def _numbers(figures: list[Figure], paper: str) -> Iterator[tuple[str, ...]]:
         yield figure.set, str(len(scores)), middle, deviation, part.replace(NOTHING, "")
 
 
-def _starred(text: str) -> str:
-    """Markdown in which an asterisk is one."""
-    return text.replace("*", "\\*").replace("| # ", "| \\# ")
-
-
 def _tex(text: str) -> str:
-    """The text with the characters that LaTeX reads otherwise escaped."""
-    for character in "&%#_":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("±", "$\\pm$")
+    """The text with the characters that LaTeX reads otherwise replaced by its names for them."""
+    return text.translate(_TEX)

@@ -95,6 +95,8 @@ setup(
         "masktuning.demo.pretrain",
         "masktuning.evaluation",
         "masktuning.evaluation.fewshot",
+        "masktuning.experiments",
+        "masktuning.experiments.papers",
         "masktuning.kernels",
         "masktuning.methods",
         "masktuning.methods.bias",

@@ -23,7 +23,7 @@ runs. A command that was stopped goes on when it is given again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from masktuning.config.errors import UsageError, check_names
@@ -32,8 +32,11 @@ from masktuning.config.imports import heavy_imports
 from masktuning.config.options import DataArguments, ModelArguments, RunArguments
 from masktuning.config.parser import build_parser, known_names, run_command, underscored, wants_help
 from masktuning.demo import EMBEDDED
+from masktuning.experiments.papers.small import in_small
+from masktuning.experiments.papers.spec import PaperTable, load_table
 
 PROGRAM = "python -m masktuning.reproduce"
+EXAMPLES = "Table II of Mask-tuning (arXiv 2307.10457): training texts as perturbed in each epoch"
 TABLES = ("1", "2", "3", "l3masking")
 EPILOG = """\
 Every other flag is one of `masktuning.train`, and all runs get it: --max_train_samples --bf16
@@ -94,9 +97,7 @@ class ReproduceArguments:
     )
     data_dir: str | None = field(
         default=None,
-        metadata={
-            "help": "The folder of the tasks' files; files that it lacks come from the hub."
-        },
+        metadata={"help": "The folder of the tasks' files; files that it lacks come from the hub."},
     )
     output_dir: str = field(
         default="tables", metadata={"help": "Folder for the tables and the runs."}
@@ -142,16 +143,64 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"--table is missing: one of {', '.join(TABLES)}")
     if rest and not rest[0].startswith("--"):
         raise UsageError(f"unexpected argument {rest[0]!r}")
+    table = _table(arguments)
     with heavy_imports():
         _check_flags(rest, known_names(parser))
-        from masktuning.experiments.papers.rebuild import rebuild, rebuild_examples
+        from masktuning.experiments.papers.estimate import dry_run
+        from masktuning.experiments.papers.examples import rebuild_examples
+        from masktuning.experiments.papers.rebuild import rebuild
+        from masktuning.experiments.papers.requests import Wanted
 
-    if arguments.data_dir:
-        rest = ["--data_dir", arguments.data_dir, *rest]
-    if not arguments.dry_run:
-        make(Path(arguments.output_dir))
-    build = rebuild_examples if arguments.table == "2" else rebuild
-    print(build(arguments, rest, EMBEDDED))
+    wanted = Wanted(
+        flags=[*(["--data_dir", arguments.data_dir] if arguments.data_dir else []), *rest],
+        preset=None if arguments.preset == "demo" else arguments.preset,
+        seeds=arguments.seeds or table.seeds,
+        output_dir=Path(arguments.output_dir),
+        storage=arguments.storage,
+        jobs=arguments.jobs,
+        keep=arguments.keep,
+        retry_failed=arguments.retry_failed,
+    )
+    if arguments.dry_run:
+        print(dry_run(table, wanted, EMBEDDED))
+        return
+    make(wanted.output_dir)
+    if arguments.table == "2":
+        print(rebuild_examples(table, wanted))
+    else:
+        print(rebuild(table, wanted, arguments.protocol))
+
+
+def _table(arguments: ReproduceArguments) -> PaperTable:
+    """The rows and columns that the flags ask for.
+
+    Raises:
+        UsageError: for a name that the table does not have, or flags that leave no row.
+    """
+    if arguments.table == "2":
+        return _examples_table(arguments)
+    table = load_table({"1": "table1", "3": "table3"}.get(arguments.table, "l3masking"))
+    if arguments.preset == "demo":
+        table = in_small(table)
+    table = table.select(arguments.models, arguments.methods, arguments.tasks)
+    rows = (table.tasks(model, method) for model in table.models for method in table.methods)
+    if not any(rows):
+        raise UsageError("the table trains none of these models with these methods on these tasks")
+    return table
+
+
+def _examples_table(arguments: ReproduceArguments) -> PaperTable:
+    """Table II as a part of Table I: one run of Mask-tuning, by default of BERT on SST-2."""
+    if arguments.methods or (arguments.seeds or 1) > 1:
+        raise UsageError(
+            "--table 2 shows texts of one run of Mask-tuning: leave out --methods and --seeds"
+        )
+    table = load_table("table1")
+    if arguments.preset == "demo":
+        table = in_small(table)
+    table = table.select(arguments.models, ["mask_tuning"], arguments.tasks)
+    table = table.select([table.models[0].name], [], [table.columns[0].task])
+    return replace(table, name=table.name.replace("1", "2"), title=EXAMPLES, grid={}, seeds=1)
 
 
 def _check_flags(words: list[str], own: set[str]) -> None:

@@ -18,11 +18,12 @@ FLOORS = [
     {"methods"},
     {"evaluation"},
     {"training"},
+    {"experiments"},
     {"demo"},
     {"commands"},
 ]
 PACKAGE = ROOT / "masktuning"
-COMMANDS = {"__init__", "__main__", "evaluate", "export", "info", "predict", "train"}
+COMMANDS = {"__init__", "__main__", "evaluate", "export", "info", "predict", "reproduce", "train"}
 
 
 def floor_of(name):

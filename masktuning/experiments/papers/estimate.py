@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
+from masktuning.data.load import load_set
 from masktuning.evaluation.tables import aligned
 from masktuning.experiments.papers import requests, steps
 from masktuning.experiments.papers.requests import SEARCH_SEEDS, Wanted, flags_of, words_of
@@ -19,8 +20,8 @@ from masktuning.training.job import TrainingJob, read_job
 from masktuning.training.stages import stage_job
 
 _PARSING = ("dependency_parsing", "intermediate_parsing")
-_ON_PAIRS = """--task demo-pairs --max_train_samples 64 --max_eval_samples 8
---per_device_train_batch_size 16""".split()
+_FEW = "--max_train_samples 256 --max_eval_samples 8".split()
+_ON_PAIRS = "--task demo-pairs --per_device_train_batch_size 16 --max_train_samples 64".split()
 _HOW = (
     "The time is that of the training steps alone, one run after the other: one timed step of a "
     "model of the same shape with random weights, with the batch and the mean text length of each "
@@ -59,11 +60,14 @@ class Estimate:
         self.wanted = wanted
         self.embedded = embedded
         self._timed = cache(self._time_method)
-        self._shape_seconds = cache(steps.shape_seconds)
+        self._timer: steps.ShapeTimer | None = None
+        """That of the model whose rows are estimated; one model is in memory at a time."""
 
     def rows(self) -> Iterator[tuple[Model, TableMethod, list[str], Cost]]:
         """Each row with the tasks that it is trained on."""
         for model in self.table.models:
+            self._timer = None
+            self._timer = steps.ShapeTimer(model.shape) if model.shape else None
             for method in self.table.methods:
                 tasks = self.table.tasks(model, method)
                 if requests.lacking(method, self.wanted):
@@ -80,33 +84,33 @@ class Estimate:
         points = grid_points(grid, variant, {f.name for f in fields(type(job.training))})
         search = SEARCH_SEEDS * len(points) if len(points) > 1 else 0
         runs = search + self.wanted.seeds
-        cost = self._run(model, job, variant, task)
+        cost = self._run(job, variant, task)
         return Cost(search, self.wanted.seeds, runs * cost.steps, runs * cost.seconds)
 
-    def _run(self, model: Model, job: TrainingJob, variant: Variant, task: str) -> Cost:
+    def _run(self, job: TrainingJob, variant: Variant, task: str) -> Cost:
         """Steps and seconds of one run, with those of its earlier trainings."""
-        small = "" if model.shape else task
-        timed = self._timed(variant, small)
-        rows = _examples(job) or timed.rows
-        args = job.training
-        count = planned_steps(args, round(rows * timed.examples / timed.rows))
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        length = steps.TOKENS.get(task, job.model.max_seq_length)
-        plain = self._timed(Variant(requests.PLAIN), small).seconds
-        base = self._shape_seconds(model.shape, batch, length) if model.shape else plain
-        found = Cost(0, 0, count, count * base * timed.seconds / plain)
+        args, small = job.training, "" if self._timer else task
+        timed, plain = self._timed(variant, small), self._timed(Variant(requests.PLAIN), small)
+        seconds = plain.seconds
+        if self._timer:
+            batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+            length = steps.TOKENS.get(task, job.model.max_seq_length)
+            seconds = self._timer.seconds(batch, length)
+        rows = _examples(job)
+        count = planned_steps(args, round(rows * timed.copies))
+        found = Cost(0, 0, count, count * seconds * timed.seconds / plain.seconds)
         for stage in method_class(variant.method).stages(method_options(args)):
             if stage.method not in _PARSING:  # nobody knows beforehand when parsing ends
                 other = planned_steps(stage_job(job, stage).training, rows)
-                ratio = self._timed(Variant(stage.method), small).seconds / plain
-                found += Cost(0, 0, other, other * base * ratio)
+                ratio = self._timed(Variant(stage.method), small).seconds / plain.seconds
+                found += Cost(0, 0, other, other * seconds * ratio)
         return found
 
     def _time_method(self, variant: Variant, task: str) -> steps.Timed:
         """Steps of a method with the demo's model, on a generated task of pairs if `task` is ""."""
         if variant.method in _PARSING:  # apart from the parser it is plain fine-tuning
             variant = Variant(requests.PLAIN)
-        words = ["--task", task, *self.wanted.flags] if task else _ON_PAIRS
+        words = [*_FEW, "--task", task, *self.wanted.flags] if task else [*_FEW, *_ON_PAIRS]
         return steps.method_step([*words, *words_of(variant)], self.embedded)
 
 
@@ -122,14 +126,18 @@ def dry_run(table: PaperTable, wanted: Wanted, embedded: Path) -> str:
     lines.append(("total", f"{rows} rows", "", *_numbers(total)))
     small = not any(model.shape for model in table.models)
     how = f"Measured on {steps.device_name()}. {_HOW_SMALL if small else _HOW}"
-    return "\n\n".join((table.title, aligned(lines), "\n".join([how, *requests.notes(table, wanted)])))
+    return "\n\n".join(
+        (table.title, aligned(lines), "\n".join([how, *requests.notes(table, wanted)]))
+    )
 
 
-def _examples(job: TrainingJob) -> int | None:
-    """The number of training examples that the task's file publishes; None if it does not."""
-    rows = job.task.with_role("train")[0].expected_counts.get("rows")
-    most = job.data.max_train_samples
-    return min(rows, most) if rows and most else rows
+def _examples(job: TrainingJob) -> int:
+    """The number of training examples: what the task's file says, or a generated set holds."""
+    spec = job.task.with_role("train")[0]
+    rows = spec.expected_counts.get("rows")
+    if rows is None:
+        rows = len(load_set(spec, job.task.labels, None, ask_hub=False).labels)
+    return min(rows, job.data.max_train_samples or rows)
 
 
 def _numbers(cost: Cost) -> tuple[str, ...]:

@@ -72,7 +72,9 @@ class Layout:
     def figures(self, model: Model, method: TableMethod, column: Column) -> list[Figure]:
         """What was found for a row in the sets of a column."""
         outcomes = self.found.get((model.name, method.name, column.task), {})
-        return [Figure(name, _scores(outcomes, name, column)) for name in column.sets(self.protocol)]
+        return [
+            Figure(name, _scores(outcomes, name, column)) for name in column.sets(self.protocol)
+        ]
 
     def body(self) -> list[tuple[str, ...]]:
         """All cells, with a row of headings."""

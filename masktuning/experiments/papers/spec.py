@@ -116,9 +116,7 @@ class PaperTable:
         known = dict.fromkeys(column.task for column in self.columns)
         return [one for one in known if one in method.tasks and model.checkpoint(one)]
 
-    def select(
-        self, models: list[str], methods: list[str], tasks: list[str]
-    ) -> PaperTable:
+    def select(self, models: list[str], methods: list[str], tasks: list[str]) -> PaperTable:
         """The rows and columns of some models, methods and tasks; an empty list takes all.
 
         Raises:
@@ -137,18 +135,13 @@ class PaperTable:
         )
 
 
-def names() -> list[str]:
-    """The tables that there are."""
-    return sorted(path.stem.removeprefix("table") for path in _FOLDER.glob("*.yaml"))
-
-
-def load_table(name: str, path: Path | None = None) -> PaperTable:
-    """The table of a name, or of another file of the same form.
+def load_table(name: str) -> PaperTable:
+    """The table of a name, which is that of a file in this folder or the path of another one.
 
     Raises:
         UsageError: with the line, for a file that is not a table.
     """
-    path = path or next(_FOLDER.glob(f"*{name}.yaml"))
+    path = Path(name) if name.endswith(".yaml") else _FOLDER / f"{name}.yaml"
     document = Document(path)
     file: _File = document.fit((), document.content, _File)
     columns = _fitted(document, "columns", file.columns, Column)

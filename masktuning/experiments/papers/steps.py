@@ -53,39 +53,45 @@ TOKENS = {"sst2": 13, "mnli": 39, "qqp": 30}
 """The mean length of a training text in tokens of bert-base-uncased (benchmarks/lengths.json)."""
 _STEPS = 4
 _SHORT = """--max_steps 2 --save_strategy no --eval_strategy no --disable_tqdm true --report_to none
---logging_steps 1000""".split()
-_CPU_TOKENS = 1024
-"""A processor is timed with at most so many tokens in a step; larger steps take in proportion."""
+--logging_steps 1000 --train_sampling_strategy random""".split()
+_CPU_TOKENS = 256
+"""On a processor at most so many tokens are timed; larger batches take in proportion."""
 
 
-@cache
-def _model(shape: str) -> Any:
-    """A classifier of a shape, with random weights, on the device that would train it."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return AutoModelForSequenceClassification.from_config(SHAPES[shape]()).to(device)
+class ShapeTimer:
+    """Times steps of plain fine-tuning in float32 with a model of a shape and random weights.
 
-
-def shape_seconds(shape: str, rows: int, length: int) -> float:
-    """The seconds of one step of plain fine-tuning in float32 with `rows` texts of a length.
-
-    One forward and backward pass and one step of AdamW, after one of each that warms up.
+    On the device that would train it, each size of batch is passed forward and backward once. The
+    update by AdamW is timed once, since it does not depend on the batch.
     """
-    model = _model(shape).train()
-    most = rows if model.device.type == "cuda" else max(1, _CPU_TOKENS // length)
-    timed = min(rows, most)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    ids_BL = torch.randint(10, 90, (timed, length), device=model.device)
-    if model.config.eos_token_id is not None:  # where BART's classifier reads
-        ids_BL[:, -1] = model.config.eos_token_id
-    labels_B = torch.zeros(timed, dtype=torch.int64, device=model.device)
-    few, seconds = max(1, timed // 8), []
-    for B in (few, timed):
-        start = _now(model.device)
-        F.cross_entropy(model(input_ids=ids_BL[:B]).logits, labels_B[:B]).backward()
+
+    def __init__(self, shape: str) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = AutoModelForSequenceClassification.from_config(SHAPES[shape]())
+        self._model: Any = model.to(self._device).train()
+        optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-5)
+        self._passes(4, 8)  # which warms up, as the first update does
         optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(_now(model.device) - start)
-    return seconds[-1] * rows / timed
+        start = _now(self._device)
+        optimizer.step()
+        self._update = _now(self._device) - start
+        self.seconds = cache(self._seconds)
+        """The seconds of one step with so many rows of a length, both int."""
+
+    def _seconds(self, rows: int, length: int) -> float:
+        few = max(1, _CPU_TOKENS // length)
+        timed = rows if self._device.type == "cuda" else min(rows, few)
+        return self._passes(timed, length) * rows / timed + self._update
+
+    def _passes(self, rows: int, length: int) -> float:
+        """The seconds of a forward and a backward pass."""
+        ids_BL = torch.randint(10, 90, (rows, length), device=self._device)
+        if self._model.config.eos_token_id is not None:  # where BART's classifier reads
+            ids_BL[:, -1] = self._model.config.eos_token_id
+        labels_B = torch.zeros(rows, dtype=torch.int64, device=self._device)
+        start = _now(self._device)
+        F.cross_entropy(self._model(input_ids=ids_BL).logits, labels_B).backward()
+        return _now(self._device) - start
 
 
 @dataclass(frozen=True)
@@ -94,10 +100,8 @@ class Timed:
 
     seconds: float
     """Of one optimizer step."""
-    rows: int
-    """The training examples of the task."""
-    examples: int
-    """Those that the method trains on, with copies that it adds."""
+    copies: float
+    """The examples that the method trains on for one of the task's, more than 1 if it adds some."""
 
 
 def method_step(words: list[str], embedded: Path) -> Timed:
@@ -117,7 +121,8 @@ def method_step(words: list[str], embedded: Path) -> Timed:
         trainer.add_callback(clock)
         trainer.train()
         rows = next(len(one.data) for one in sets if one.texts.role == "train")
-        return Timed(statistics.median(clock.seconds[1:]), rows, training_examples(trainer))
+        copies = training_examples(trainer) / rows
+        return Timed(statistics.median(clock.seconds[1:]), copies)
 
 
 def device_name() -> str:

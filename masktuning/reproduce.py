@@ -139,10 +139,10 @@ def main(argv: list[str]) -> None:
         )
     except ValueError as error:  # of the dataclass, which checks its values
         raise UsageError(str(error)) from None
-    if arguments.table is None:
-        raise UsageError(f"--table is missing: one of {', '.join(TABLES)}")
     if rest and not rest[0].startswith("--"):
         raise UsageError(f"unexpected argument {rest[0]!r}")
+    if arguments.table is None:
+        raise UsageError(f"--table is missing: one of {', '.join(TABLES)}")
     table = _table(arguments)
     with heavy_imports():
         _check_flags(rest, known_names(parser))

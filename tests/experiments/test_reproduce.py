@@ -354,7 +354,7 @@ def test_the_dry_run_of_the_main_table(monkeypatch, clocked):
     monkeypatch.setattr(steps, "method_step", method_step)
     text = estimate.dry_run(load_table("table1"), wanted(), EMBEDDED)
     rows = [line for line in text.splitlines() if line.startswith(("BERT-", "RoBERTa", "BART-"))]
-    assert len(rows) == 24 + 1  # and the note about a row that cannot be trained is none of these
+    assert len(rows) == 24
     assert "total" in text and "24 rows" in text
     cells = {(r[:12].strip(), r[14:30].strip()): r.split() for r in rows}
     plain = cells["RoBERTa-base", "fine-tuning"]

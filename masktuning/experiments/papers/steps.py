@@ -12,7 +12,6 @@ import statistics
 import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import cache
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,13 +74,16 @@ class ShapeTimer:
         start = _now(self._device)
         optimizer.step()
         self._update = _now(self._device) - start
-        self.seconds = cache(self._seconds)
-        """The seconds of one step with so many rows of a length, both int."""
+        self._known: dict[tuple[int, int], float] = {}
 
-    def _seconds(self, rows: int, length: int) -> float:
-        few = max(1, _CPU_TOKENS // length)
-        timed = rows if self._device.type == "cuda" else min(rows, few)
-        return self._passes(timed, length) * rows / timed + self._update
+    def seconds(self, rows: int, length: int) -> float:
+        """The seconds of one step with so many rows of a length, which are measured once."""
+        if (rows, length) not in self._known:
+            few = max(1, _CPU_TOKENS // length)
+            timed = rows if self._device.type == "cuda" else min(rows, few)
+            passes = self._passes(timed, length) * rows / timed
+            self._known[rows, length] = passes + self._update
+        return self._known[rows, length]
 
     def _passes(self, rows: int, length: int) -> float:
         """The seconds of a forward and a backward pass."""

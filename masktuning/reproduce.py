@@ -179,7 +179,7 @@ def _table(arguments: ReproduceArguments) -> PaperTable:
     """
     if arguments.table == "2":
         return _examples_table(arguments)
-    table = load_table({"1": "table1", "3": "table3"}.get(arguments.table, "l3masking"))
+    table = load_table("l3masking" if arguments.table == "l3masking" else f"table{arguments.table}")
     if arguments.preset == "demo":
         table = in_small(table)
     table = table.select(arguments.models, arguments.methods, arguments.tasks)

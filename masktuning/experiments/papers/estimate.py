@@ -27,11 +27,12 @@ _HOW = (
     "model of the same shape with random weights, with the batch and the mean text length of each "
     "task, times what a step of the method takes with the demo's model relative to fine-tuning. "
     "Evaluation, what methods prepare before training (perturbed copies, scores of tokens) and "
-    "the training of the parser are not in it."
+    "the training of the parser are not in it. Whatever else this machine does now makes it longer."
 )
 _HOW_SMALL = (
     "The time is that of the training steps alone, one run after the other, from a few steps of "
-    "each method; evaluation and what methods prepare before training are not in it."
+    "each method; evaluation and what methods prepare before training are not in it. Whatever else "
+    "this machine does now makes it longer."
 )
 
 
@@ -116,7 +117,9 @@ class Estimate:
 
 def dry_run(table: PaperTable, wanted: Wanted, embedded: Path) -> str:
     """The rows of the table with the runs, steps and hours of each, and how that was estimated."""
-    lines = [("model", "method", "tasks", "search runs", "final runs", "steps", "hours")]
+    lines: list[tuple[str, ...]] = [
+        ("model", "method", "tasks", "search runs", "final runs", "steps", "hours")
+    ]
     total = Cost(0, 0, 0, 0.0)
     for model, method, tasks, cost in Estimate(table, wanted, embedded).rows():
         named = ", ".join(tasks) or "-"

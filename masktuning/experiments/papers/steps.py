@@ -42,9 +42,12 @@ SHAPES: dict[str, Any] = {
     ),
     "bart": lambda: BartConfig(
         d_model=768,
-        **dict.fromkeys(("encoder_layers", "decoder_layers"), 6),
-        **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 12),
-        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 3072),
+        encoder_layers=6,
+        decoder_layers=6,
+        encoder_attention_heads=12,
+        decoder_attention_heads=12,
+        encoder_ffn_dim=3072,
+        decoder_ffn_dim=3072,
     ),
 }
 """The configurations of bert-base-uncased, roberta-base and facebook/bart-base."""

@@ -18,6 +18,7 @@ from masktuning.config.version import __version__
 
 COMMANDS = {
     "train": "train a classifier and measure it in and out of distribution",
+    "compare": "compare methods over seeds: which holds up, by how much, at what cost",
     "evaluate": "measure any classifier checkpoint on a task's sets or on files of your own",
     "predict": "predict the labels of a file of texts of any size",
     "reproduce": "rebuild the tables of two papers next to the papers' figures",

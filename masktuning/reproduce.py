@@ -160,9 +160,10 @@ def main(argv: list[str]) -> None:
         jobs=arguments.jobs,
         keep=arguments.keep,
         retry_failed=arguments.retry_failed,
+        embedded=EMBEDDED,
     )
     if arguments.dry_run:
-        print(dry_run(table, wanted, EMBEDDED))
+        print(dry_run(table, wanted))
         return
     make(wanted.output_dir)
     if arguments.table == "2":

@@ -118,7 +118,7 @@ def _run_all(jobs: list[TrainingJob]) -> dict[str, list[SetResult]]:
     results = {}
     for i, (name, job) in enumerate(zip(_names(jobs), jobs, strict=True), 1):
         line = ProgressLine(f"{i} of {len(jobs)}: {job.training.method}")
-        results[name] = run(job, summary=False, progress=line)
+        results[name] = [one.result for one in run(job, summary=False, progress=line)]
     return results
 
 

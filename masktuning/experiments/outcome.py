@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+UNION = "union"
+"""The role of a set that consists of other sets; it is shown, and is no part of their mean."""
+
 
 @dataclass(frozen=True)
 class SetOutcome:
     """The accuracy of one run on one set."""
 
     role: str
-    """dev (in distribution) or ood."""
+    """dev (in distribution), ood, or `UNION`."""
     correct: NDArray[np.bool_]
     """[n] whether each example was classified correctly."""
     more: Mapping[str, float] = field(default_factory=dict)

@@ -7,7 +7,7 @@ options that are searched) and seeds. Every combination that is trained is a cel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from masktuning.config.errors import UsageError
 
@@ -73,6 +73,13 @@ class Plan:
     """The grid points of each variant, by its name; those without a choice have one point."""
     search_seeds: tuple[int, ...]
     final_seeds: tuple[int, ...]
+    proposals: Mapping[str, int] = field(default_factory=dict)
+    """How many grid points are proposed for each variant, by its name, of which `grids` holds
+    those so far; a variant whose points were all given from the start is missing."""
+
+    def is_searched(self, variant: str) -> bool:
+        """Whether a variant has grid points to choose among."""
+        return variant in self.proposals or len(self.grids[variant]) > 1
 
     def search_cells(self) -> list[Cell]:
         """The runs that the grid points are chosen by; a variant with one point needs none.
@@ -84,7 +91,7 @@ class Plan:
             Cell(variant.name, point, seed, SEARCH)
             for seed in self.search_seeds
             for variant in self.variants
-            if len(self.grids[variant.name]) > 1
+            if self.is_searched(variant.name)
             for point in self.grids[variant.name]
         ]
 
@@ -98,12 +105,20 @@ class Plan:
         ]
 
     def count(self) -> int:
-        """The number of cells of both stages."""
-        return len(self.search_cells()) + len(self.variants) * len(self.final_seeds)
+        """The number of cells of both stages, those of points still to be proposed included."""
+        return sum(self.count_of(variant.name) for variant in self.variants)
+
+    def count_of(self, variant: str) -> int:
+        """The number of cells of one variant."""
+        points = self.proposals.get(variant, len(self.grids[variant]))
+        searched = points * len(self.search_seeds) if self.is_searched(variant) else 0
+        return searched + len(self.final_seeds)
 
 
-def grid_points(grid: Mapping[str, tuple[str, ...]], variant: Variant, has: set[str]) -> list[Point]:
-    """All combinations of the grid's values, for the options that a variant has and does not fix.
+def open_options(
+    grid: Mapping[str, tuple[str, ...]], variant: Variant, has: set[str]
+) -> dict[str, tuple[str, ...]]:
+    """The part of a grid that a variant searches: options that it has and does not fix.
 
     Args:
         grid: the values of each searched option.
@@ -111,10 +126,16 @@ def grid_points(grid: Mapping[str, tuple[str, ...]], variant: Variant, has: set[
         has: the names of all options that a run with its method has.
     """
     fixed = {name for name, _ in variant.options}
+    return {name: values for name, values in grid.items() if name in has - fixed}
+
+
+def grid_points(
+    grid: Mapping[str, tuple[str, ...]], variant: Variant, has: set[str]
+) -> list[Point]:
+    """All combinations of the values that a variant searches; see `open_options`."""
     points: list[Point] = [()]
-    for name, values in grid.items():
-        if name in has - fixed:
-            points = [(*point, (name, value)) for point in points for value in values]
+    for name, values in open_options(grid, variant, has).items():
+        points = [(*point, (name, value)) for point in points for value in values]
     return points
 
 

@@ -88,14 +88,22 @@ def load_inputs(job: TrainingJob, texts: list[LabelledTexts] | None = None) -> I
     check_device(job.training)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # loading bars; Trainer's own stays
-    if texts is None:
-        texts = load_texts(job.task.sets, job.task.labels, job.data.data_dir)
-        if job.training.do_predict:
-            texts.append(load_test(job.data, job.task))
-        wanted = {"train": job.data.max_train_samples, TEST_FILE: None}
-        texts = [one.first(wanted.get(one.role, job.data.max_eval_samples)) for one in texts]
+    texts = read_texts(job) if texts is None else texts
     set_seed(job.training.seed)
     return Inputs(texts, *load_model(job))
+
+
+def read_texts(job: TrainingJob) -> list[LabelledTexts]:
+    """The texts of a job's sets, as many of each as the flags ask for.
+
+    Raises:
+        UsageError: for data that cannot be used.
+    """
+    texts = load_texts(job.task.sets, job.task.labels, job.data.data_dir)
+    if job.training.do_predict:
+        texts.append(load_test(job.data, job.task))
+    wanted = {"train": job.data.max_train_samples, TEST_FILE: None}
+    return [one.first(wanted.get(one.role, job.data.max_eval_samples)) for one in texts]
 
 
 def check_device(args: MethodArguments) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,59 +13,116 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from masktuning.config.errors import UsageError
 from masktuning.data.length_sampler import text_lengths
+from masktuning.data.tokenize import EncodedSet
 from masktuning.methods import method_class
 from masktuning.training.arguments import method_options
 from masktuning.training.build import build_trainer, planned_steps, training_examples
 from masktuning.training.job import TrainingJob
+from masktuning.training.stages import stage_job, started
 from masktuning.training.time_log import OF_STEP, TimeLog, time_table
 from masktuning.training.trainer import MaskTuningTrainer
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What one training would take."""
+
+    examples: int
+    steps: int
+    step: float
+    """Seconds of an average step."""
+    sets: list[tuple[str, int, float]]
+    """The name of each measured set, its number of examples and the seconds of measuring it."""
+    seconds: dict[str, float]
+    """The whole training by its parts, as in the table of a run."""
+
+    @property
+    def total(self) -> float:
+        """The seconds of the whole training, without checkpoints."""
+        return sum(self.seconds.values())
+
+
 def dry_run(job: TrainingJob, folder: str) -> None:
-    """Takes four steps and one batch of every set in `folder`, and prints a time estimate.
+    """Takes a few steps of a run in `folder`, and prints a time estimate.
 
     Raises:
-        UsageError: for a job that cannot be run, or whose method needs earlier trainings.
+        UsageError: for a job that cannot be run.
     """
-    args = job.training
-    stages = method_class(args.method).stages(method_options(args))
-    if stages:
-        names = ", ".join(stage.name for stage in stages)
-        raise UsageError(
-            f"--dry_run cannot estimate {args.method}, which needs earlier trainings first: {names}"
-        )
-    steps_wanted = args.max_steps
-    args.output_dir, args.max_steps = folder, 4
+    found = estimates(job, folder)
+    for name, one in found.items():
+        if len(found) > 1:
+            print(f"{name}:")
+        print(f"train: {one.examples} examples, {one.steps} steps of {one.step:.3f} s")
+        for texts, count, share in one.sets:
+            print(f"{texts}: {count} examples, {share:.1f} s")
+    whole = sum(one.total for one in found.values()) / 60
+    print(f"estimated total: {whole:.1f} minutes without checkpoints; nothing was kept")
+    print(f"\n{time_table({name: one.seconds for name, one in found.items()})}\n")
+
+
+def estimates(job: TrainingJob, folder: str) -> dict[str, Estimate]:
+    """What each stage of a run would take, by its name, and the run itself, by its method.
+
+    Four steps of each are taken in `folder`, and one batch of every set is measured. What a method
+    prepares before its training is done completely.
+
+    Raises:
+        UsageError: for a job that cannot be run.
+    """
+    job.training.output_dir = folder
+    found = {}
+    for stage in method_class(job.training.method).stages(method_options(job.training)):
+        one = stage_job(job, stage)
+        found[f"stage {stage.name}"] = _estimate(one, keep=True)
+    found[job.training.method] = _estimate(started(job), keep=False)
+    return found
+
+
+def _estimate(job: TrainingJob, keep: bool) -> Estimate:
+    """What a job would take; with `keep` the model of the four steps is left for later stages."""
+    args, began = job.training, time.perf_counter()
+    steps_wanted, measures = args.max_steps, args.do_eval
+    args.max_steps = 4
     evaluates = args.eval_strategy == "epoch"
     args.set_save("no")
     args.set_evaluate("no")
     args.logging_strategy = IntervalStrategy.NO  # few steps of a run are logged; they take longer
     trainer, sets = build_trainer(job)
+    prepared = time.perf_counter() - began
     clock = _StepClock(trainer.time_log)
     trainer.add_callback(clock)
     trainer.train()
+    if keep:
+        trainer.save_model()
     examples = training_examples(trainer)
     args.max_steps = steps_wanted
     steps = planned_steps(args, examples)
     step = _mean_step(trainer, [b - a for a, b in pairwise(clock.times)])
     seconds = _in_parts(step * steps, trainer.time_log.seconds())
+    seconds["rest"] += prepared
     # Dev is measured after each epoch; the last of these measurements is that of the result.
     times = max(1, math.ceil(args.num_train_epochs)) if evaluates else 1
-    print(f"train: {examples} examples, {steps} steps of {step:.3f} s")
+    measured = _measured(trainer, sets) if measures and not trainer.method.measures else []
+    roles = {one.texts.name: one.texts.role for one in sets}
+    seconds["evaluation"] += sum(
+        share * (times if roles[name] == "dev" else 1) for name, _, share in measured
+    )
+    return Estimate(examples, steps, step, measured, seconds)
+
+
+def _measured(trainer: MaskTuningTrainer, sets: list[EncodedSet]) -> list[tuple[str, int, float]]:
+    """The seconds that measuring each set takes, from those of its first batch."""
+    found = []
     for texts, data in sets:
         if texts.role == "train":
             continue
-        first = data.select(range(min(args.eval_batch_size, len(data))))
+        first = data.select(range(min(trainer.args.eval_batch_size, len(data))))
         start = time.perf_counter()
         trainer.predict(first)
         share = (time.perf_counter() - start) * len(data) / len(first)
-        seconds["evaluation"] += share * (times if texts.role == "dev" else 1)
-        print(f"{texts.name}: {len(data)} examples, {share:.1f} s")
-    whole = sum(seconds.values()) / 60
-    print(f"estimated total: {whole:.1f} minutes without checkpoints; nothing was kept")
-    print(f"\n{time_table({args.method: seconds})}\n")
+        found.append((texts.name, len(data), share))
+    return found
 
 
 def _mean_step(trainer: MaskTuningTrainer, seconds: list[float]) -> float:

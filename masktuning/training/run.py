@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 def run(
     job: TrainingJob, summary: bool = True, progress: TrainerCallback | None = None
-) -> list[SetResult]:
+) -> list[Scored]:
     """Trains, evaluates every set, and writes the run folder.
 
     Args:
@@ -94,7 +94,7 @@ def run(
     # Only now, since until here the run could be resumed; an earlier call decided about its own.
     if not (job.run.keep_optimizer_states or again):
         _remove_optimizers(job, summary)
-    return results
+    return [*scores.values()]
 
 
 def check_folder(job: TrainingJob) -> str | None:

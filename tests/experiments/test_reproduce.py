@@ -177,6 +177,7 @@ def wanted(**changes):
         "jobs": 1,
         "keep": "best",
         "retry_failed": False,
+        "embedded": EMBEDDED,
     }
     return Wanted(**{**defaults, **changes})
 
@@ -352,7 +353,7 @@ def test_the_dry_run_of_the_main_table(monkeypatch, clocked):
         return steps.Timed(ratios.get(method, 1.0), 1.0)
 
     monkeypatch.setattr(steps, "method_step", method_step)
-    text = estimate.dry_run(load_table("table1"), wanted(), EMBEDDED)
+    text = estimate.dry_run(load_table("table1"), wanted())
     rows = [line for line in text.splitlines() if line.startswith(("BERT-", "RoBERTa", "BART-"))]
     assert len(rows) == 24
     assert "total" in text and "24 rows" in text
@@ -371,13 +372,13 @@ def test_the_dry_run_counts_copies_and_stages(monkeypatch, clocked):
         lambda words, _: steps.Timed(1.0, 2.0 if "augmentation" in words else 1.0),
     )
     table = load_table("table3").select(["roberta-base"], [], ["sst2"])
-    rows = {m.name: cost for _, m, _, cost in estimate.Estimate(table, wanted(), EMBEDDED).rows()}
+    rows = {m.name: cost for _, m, _, cost in estimate.Estimate(table, wanted()).rows()}
     plain = rows["finetuning"].steps
     assert rows["mask_tuning"].steps == plain == 9 * 3 * 4210
     assert rows["augmentation"].steps == 9 * 3 * 8419
     assert rows["sequential"].steps == 2 * plain
     fewer = wanted(flags=["--max_train_samples", "160", "--learning_rate", "1e-5"], seeds=2)
-    rows = {m.name: cost for _, m, _, cost in estimate.Estimate(table, fewer, EMBEDDED).rows()}
+    rows = {m.name: cost for _, m, _, cost in estimate.Estimate(table, fewer).rows()}
     assert (rows["finetuning"].search, rows["finetuning"].steps) == (0, 2 * 3 * 10)
 
 

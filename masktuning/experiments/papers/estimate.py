@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
-from pathlib import Path
 
 from masktuning.data.load import load_set
 from masktuning.evaluation.tables import aligned
@@ -56,10 +55,9 @@ class Cost:
 class Estimate:
     """The costs of the rows of a table on this machine."""
 
-    def __init__(self, table: PaperTable, wanted: Wanted, embedded: Path) -> None:
+    def __init__(self, table: PaperTable, wanted: Wanted) -> None:
         self.table = table
         self.wanted = wanted
-        self.embedded = embedded
         self._timed = cache(self._time_method)
         self._timer: steps.ShapeTimer | None = None
         """That of the model whose rows are estimated; one model is in memory at a time."""
@@ -80,7 +78,7 @@ class Estimate:
         """What all runs of a row on one task take."""
         variant = method.variant
         words = [*flags_of(model, task, self.wanted), *words_of(variant)]
-        job = read_job([*words, "--output_dir", "estimated"], self.embedded, warn=False)
+        job = read_job([*words, "--output_dir", "estimated"], self.wanted.embedded, warn=False)
         grid = {k: v for k, v in self.table.grid.items() if k not in self.wanted.given}
         points = grid_points(grid, variant, {f.name for f in fields(type(job.training))})
         search = SEARCH_SEEDS * len(points) if len(points) > 1 else 0
@@ -112,16 +110,16 @@ class Estimate:
         if variant.method in _PARSING:  # apart from the parser it is plain fine-tuning
             variant = Variant(requests.PLAIN)
         words = [*_FEW, "--task", task, *self.wanted.flags] if task else [*_FEW, *_ON_PAIRS]
-        return steps.method_step([*words, *words_of(variant)], self.embedded)
+        return steps.method_step([*words, *words_of(variant)], self.wanted.embedded)
 
 
-def dry_run(table: PaperTable, wanted: Wanted, embedded: Path) -> str:
+def dry_run(table: PaperTable, wanted: Wanted) -> str:
     """The rows of the table with the runs, steps and hours of each, and how that was estimated."""
     lines: list[tuple[str, ...]] = [
         ("model", "method", "tasks", "search runs", "final runs", "steps", "hours")
     ]
     total = Cost(0, 0, 0, 0.0)
-    for model, method, tasks, cost in Estimate(table, wanted, embedded).rows():
+    for model, method, tasks, cost in Estimate(table, wanted).rows():
         named = ", ".join(tasks) or "-"
         lines.append((model.label, method.label, named, *_numbers(cost)))
         total += cost

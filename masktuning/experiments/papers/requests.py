@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from masktuning.experiments.comparison import ComparisonRequest
 from masktuning.experiments.papers.spec import Model, PaperTable, TableMethod
 from masktuning.experiments.plan import Variant
+from masktuning.experiments.request import ComparisonRequest
 
 PLAIN = "finetuning"
 SEARCH_SEEDS = 1
@@ -28,6 +28,8 @@ class Wanted:
     jobs: int
     keep: str
     retry_failed: bool
+    embedded: Path
+    """The checkpoint of generated tasks."""
 
     @property
     def given(self) -> set[str]:
@@ -75,6 +77,7 @@ def parts(table: PaperTable, wanted: Wanted) -> Iterator[Part]:
                 seeds=wanted.seeds,
                 search_seeds=SEARCH_SEEDS,
                 output_dir=wanted.output_dir / study,
+                embedded=wanted.embedded,
                 storage=wanted.shared_storage,
                 study=study,
                 jobs=wanted.jobs,

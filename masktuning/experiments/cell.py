@@ -1,0 +1,94 @@
+"""Runs one cell of a comparison in a process of its own.
+
+    python -m masktuning.experiments.cell < job.json
+
+The job has `flags`, the words of `masktuning.train`; `identity`, which is kept with the outcome;
+and `embedded`, the checkpoint of generated tasks. The outcome is written into the run folder. The
+process ends as soon as its standard input is closed, which happens when its parent ends in any way:
+a run without a parent would write into a folder that another one uses by then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from masktuning.config.errors import UsageError
+from masktuning.config.files import write_json
+from masktuning.config.imports import heavy_imports
+from masktuning.experiments.outcome import UNION, Outcome, SetOutcome
+from masktuning.experiments.worker_id import machine
+
+OUTCOME = "outcome.json"
+"""The file of the outcome in the run folder."""
+_ORPHANED = 3  # the exit status
+
+
+def main() -> None:
+    """Runs the job of standard input."""
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with heavy_imports():
+        import torch
+
+        from masktuning.training.job import read_job
+        from masktuning.training.run import run
+
+    read = read_job(job["flags"], Path(job["embedded"]))
+    began = time.perf_counter()
+    scores = run(read, summary=False)
+    seconds = time.perf_counter() - began
+    unions = {one.name for one in read.task.sets if one.union_of}
+    sets = {
+        one.result.name: SetOutcome(
+            UNION if one.result.name in unions else one.result.role,
+            one.correct,
+            _without_intervals(one.result),
+        )
+        for one in scores
+    }
+    gpu = torch.cuda.max_memory_allocated() if read.training.device.type == "cuda" else 0
+    outcome = Outcome(sets, seconds, gpu / 1e6 or _process_mb(), machine(), str(read.folder))
+    write_json(read.folder / OUTCOME, {"identity": job["identity"], **outcome.as_json()})
+
+
+def read_outcome(folder: Path, identity: str) -> Outcome | None:
+    """The outcome of a finished run in a folder, if it is one of the same study's identity."""
+    path = folder / OUTCOME
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Outcome.from_json(content) if content.pop("identity") == identity else None
+
+
+def _without_intervals(result: Any) -> dict[str, float]:
+    """The further scores of a set; a comparison has intervals of its own."""
+    return {k: v for k, v in result.more.items() if not k.endswith(("_low", "_high"))}
+
+
+def _process_mb() -> float:
+    """The peak of this process's memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def _end_with_parent() -> None:
+    """Waits until standard input is closed, then ends the process at once."""
+    while sys.stdin.read(1):
+        pass
+    os._exit(_ORPHANED)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)

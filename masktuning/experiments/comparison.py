@@ -1,0 +1,88 @@
+"""Runs a comparison: reads its flags, works through its cells, and gathers what they found."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from masktuning.config import files
+from masktuning.experiments.board import Board
+from masktuning.experiments.choice import choices, search_scores
+from masktuning.experiments.comparison_result import Comparison
+from masktuning.experiments.identity import digest, identity_of
+from masktuning.experiments.outcome import Outcome
+from masktuning.experiments.plan import Plan
+from masktuning.experiments.proposals import with_proposals
+from masktuning.experiments.request import ComparisonRequest, check, plan_of, spaces_of
+from masktuning.experiments.run_cell import CellRunner
+from masktuning.experiments.study import Progress, SharedStudy
+from masktuning.experiments.worker import Workers, threads_of_a_job
+from masktuning.training.build import read_texts
+
+_RUNS = "runs"
+
+
+def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
+    """What all methods found, after running the cells that nobody has run yet.
+
+    Args:
+        request: what to compare.
+        bar: whether to show a bar of the progress.
+
+    Raises:
+        UsageError: for flags, data, models or a storage that cannot be used, and for a study that
+            was begun with others.
+        KeyboardInterrupt: after the runs were ended; the same call goes on.
+    """
+    jobs = check(request)
+    plan, spaces = plan_of(request), spaces_of(request)
+    identity = identity_of(jobs[0], read_texts(jobs[0]), request.flags)
+    name = request.study or Path(jobs[0].task.name).stem
+    files.make(request.output_dir)
+    study = SharedStudy(request.url, name)
+    study.identify(identity)
+    if request.retry_failed:
+        study.retry()
+    runner = CellRunner(
+        flags=request.flags,
+        folder=request.output_dir / _RUNS,
+        identity=digest(identity),
+        embedded=request.embedded,
+        environment={"OMP_NUM_THREADS": threads_of_a_job(request.jobs)},
+        stop=threading.Event(),
+    )
+    board = Board(plan.count(), request.jobs, bar)
+    workers = Workers(plan, spaces, (request.url, name), runner, request.jobs, request.keep, board)
+    try:
+        workers.run()
+    finally:
+        board.close()
+    baseline = request.baseline or request.variants[0].name
+    progress = study.progress()
+    plan = with_proposals(plan, spaces, progress.dev(), progress.failures)
+    return gathered(plan, progress, jobs[0].task.name, baseline, identity)
+
+
+def gathered(
+    plan: Plan, progress: Progress, task: str, baseline: str, identity: dict[str, object]
+) -> Comparison:
+    """What is known of a plan's cells, in the form that the report takes."""
+    dev = progress.dev()
+    chosen = choices(plan, dev, set(progress.failures))
+    outcomes: dict[str, dict[int, Outcome]] = {variant.name: {} for variant in plan.variants}
+    for cell in plan.final_cells(chosen):
+        if cell.key in progress.outcomes:
+            outcomes[cell.variant][cell.seed] = progress.outcomes[cell.key]
+    cells = [*plan.search_cells(), *plan.final_cells(chosen)]
+    return Comparison(
+        task=task,
+        baseline=baseline,
+        plan=plan,
+        choices=chosen,
+        search=search_scores(plan, dev),
+        outcomes=outcomes,
+        failures={
+            cell.key: progress.failures[cell.key] for cell in cells if cell.key in progress.failures
+        },
+        identity=identity,
+    )

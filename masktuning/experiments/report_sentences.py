@@ -1,0 +1,169 @@
+"""What a report says in words: what it found, how to read it, and what was chosen by what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from masktuning.experiments.comparison_result import Comparison
+from masktuning.experiments.plan import Point
+from masktuning.experiments.report_tables import (
+    MARK,
+    Table,
+    show_difference,
+    show_ratio,
+    show_score,
+)
+from masktuning.experiments.statistics import VariantStatistics
+
+
+def findings(comparison: Comparison, table: Table) -> list[str]:
+    """Which variant holds up best, by how much and at what cost."""
+    if not table.ood:
+        return []
+    best = max(
+        (name for name in table.order if name in table.statistics),
+        key=lambda name: _mean_ood(table.statistics[name]),
+    )
+    found = table.statistics[best]
+    assert found.mean_ood is not None
+    first = f"Highest mean out-of-distribution accuracy: {best}, "
+    first += show_score(found.mean_ood.accuracy)
+    if best == comparison.baseline:
+        return [f"{first}, which is the baseline."]
+    difference = found.mean_ood.difference
+    if difference is None:
+        return [f"{first}. No seed was run with the baseline, {comparison.baseline}, too."]
+    cost = ""
+    if found.time_ratio is not None and found.memory_ratio is not None:
+        cost = f", at {show_ratio(found.time_ratio)} the time and "
+        cost += f"{show_ratio(found.memory_ratio)} the memory"
+    lines = [f"{first}, {show_difference(difference)} against {comparison.baseline}{cost}."]
+    if not difference.excludes_zero:
+        lines.append("The interval of this difference contains 0, so it may be chance.")
+    return lines
+
+
+def legend(comparison: Comparison, table: Table) -> list[str]:
+    """How to read the tables."""
+    base = table.statistics.get(comparison.baseline)
+    lines = ["Accuracies are in per cent: mean ± standard deviation over seeds."]
+    if any(one.dev.difference for one in table.statistics.values()):
+        lines.append(
+            f"A difference is that to {comparison.baseline} on the same seeds and examples, with "
+            "its 95 % bootstrap interval over seeds and examples."
+        )
+        lines.append(
+            f"It is marked with {MARK} if the interval excludes 0; one interval in twenty does so "
+            "by chance alone, and more do with few seeds."
+        )
+        lines += _one_seed(table)
+    if len(table.ood) > 1:
+        lines.append(
+            f"The mean OOD is that over the {len(table.ood)} out-of-distribution sets, each "
+            "counted once."
+        )
+    if base:
+        lines.append(
+            "Time and memory are relative to the baseline's run with the same seed, as a median "
+            f"over seeds; its median run took {base.seconds:.1f} s and {base.memory_mb:.0f} MB."
+        )
+    runs = [run for one in comparison.outcomes.values() for run in one.values()]
+    machines = sorted({run.machine for run in runs})
+    if len(machines) > 1:
+        lines.append(
+            f"The runs were made on {len(machines)} machines ({', '.join(machines)}), which may "
+            "differ in speed, so read times with care."
+        )
+    return lines
+
+
+def choices(comparison: Comparison, table: Table) -> list[str]:
+    """Which points were searched with which seeds, what was chosen, and what the figures are."""
+    plan, final = comparison.plan, f"the {_seeds(comparison.plan.final_seeds)}"
+    names = [variant.name for variant in plan.variants]
+    searched = [name for name in names if plan.is_searched(name)]
+    given = [name for name in names if name not in searched]
+    lines = []
+    if searched:
+        dev = f" {table.dev[0]}" if table.dev else ""
+        lines.append(
+            f"Each grid point was trained with the search {_seeds(plan.search_seeds)} and judged "
+            f"by its mean accuracy on the in-distribution set{dev}."
+        )
+        lines += [_choice(comparison, name) for name in searched]
+        reused = sorted(set(plan.search_seeds) & set(plan.final_seeds))
+        fresh = f"although the search had used {_listed(reused)} too"
+        if not reused:
+            fresh = "which the search had not used"
+        lines.append(f"The chosen point of each method was then run anew with {final}, {fresh}.")
+    if given:
+        who = "The methods without a search were" if searched else "Nothing was searched: all were"
+        lines.append(f"{who} run with their options as given and {final}.")
+        points = {name: show_point(plan.grids[name][0]) for name in given}
+        lines += [f"{name}: {point} was given." for name, point in points.items() if point]
+    return [
+        *lines,
+        "All figures in the tables come from these runs alone.",
+        "The out-of-distribution sets were not looked at for any choice.",
+    ]
+
+
+def gaps(comparison: Comparison) -> list[str]:
+    """What is missing, and the errors of the cells that failed; those lines are indented by 4."""
+    lines = []
+    wanted = comparison.plan.final_seeds
+    for name in (variant.name for variant in comparison.plan.variants):
+        have = comparison.outcomes.get(name, {})
+        missing = [seed for seed in wanted if seed not in have]
+        if missing and have:
+            lines.append(f"{name} lacks {_seeds(missing)}.")
+        elif missing:
+            lines.append(f"{name} has no result yet.")
+    if comparison.failures:
+        lines.append(f"Failed cells ({len(comparison.failures)}):")
+        lines += [f"    {cell}: {error}" for cell, error in comparison.failures.items()]
+    return lines
+
+
+def show_point(point: Point) -> str:
+    """The options of a grid point as alpha=0.1, gate=label."""
+    return ", ".join(f"{name}={value}" for name, value in point)
+
+
+def _choice(comparison: Comparison, name: str) -> str:
+    plan, search = comparison.plan, comparison.search.get(name, {})
+    grid, seeds = plan.grids[name], len(plan.search_seeds)
+    done = sum(len(search.get(point, [])) for point in grid)
+    runs = f"{done} of its {len(grid) * seeds} search runs succeeded"
+    if name not in comparison.choices:
+        return f"{name}: no point is chosen yet ({runs})."
+    point = comparison.choices[name]
+    values = search.get(point, [])
+    mean = f", with a mean of {100 * sum(values) / len(values):.2f} there" if values else ""
+    left_out = "" if done == len(grid) * seeds else f" ({runs})"
+    return f"{name}: {show_point(point)} was chosen among {len(grid)} points{mean}{left_out}."
+
+
+def _one_seed(table: Table) -> list[str]:
+    """A sentence about the variants that share only one seed with the baseline."""
+    pairs = [(n, table.statistics[n].dev.difference) for n in table.order if n in table.statistics]
+    names = [name for name, one in pairs if one is not None and one.examples_only]
+    if not names:
+        return []
+    return [
+        f"Only one seed is common to the baseline and {', '.join(names)}: that interval is over "
+        "the examples alone and says nothing about other seeds."
+    ]
+
+
+def _mean_ood(found: VariantStatistics) -> float:
+    return found.mean_ood.accuracy.mean if found.mean_ood else 0.0
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    listed = list(seeds)
+    return f"seed{'s' if len(listed) > 1 else ''} {_listed(listed)}"
+
+
+def _listed(values: Iterable[int]) -> str:
+    return ", ".join(map(str, values))

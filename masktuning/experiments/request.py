@@ -1,0 +1,167 @@
+"""What a comparison was asked for, and the checks that come before any run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from masktuning.config.errors import UsageError, check_names
+from masktuning.config.options import DataArguments, ModelArguments
+from masktuning.experiments.plan import (
+    FIRST_SEARCH_SEED,
+    Plan,
+    Point,
+    Variant,
+    grid_points,
+    open_options,
+)
+from masktuning.experiments.proposals import Space, ends, is_range
+from masktuning.methods import method_class
+from masktuning.training.job import TrainingJob, read_job
+
+# Flags of train that a comparison decides itself, with what to give instead.
+_REFUSED = {
+    "method": "give --methods",
+    "seed": "every method is run with the seeds 1, 2, ...: give how many as --seeds",
+    "data_seed": "every method is run with the seeds 1, 2, ...: give how many as --seeds",
+    "resume_from_checkpoint": "leave it out: the same command goes on with a comparison",
+    "overwrite": "give another --output_dir or another --study",
+    "do_train": "a comparison trains; `evaluate` measures classifiers that are there",
+    "do_predict": "`predict` labels new texts with a classifier of the comparison",
+    "test_file": "`predict` labels new texts with a classifier of the comparison",
+}
+
+
+@dataclass(frozen=True)
+class ComparisonRequest:
+    """What to compare, and where the runs are kept."""
+
+    flags: list[str]
+    """The words of `masktuning.train` that every run has."""
+    variants: tuple[Variant, ...]
+    grid: dict[str, tuple[str, ...]]
+    """The values of each option that is searched, or a range `low..high`."""
+    output_dir: Path
+    embedded: Path
+    """The checkpoint of generated tasks."""
+    seeds: int = 3
+    search_seeds: int = 1
+    trials: int | None = None
+    """How many grid points are proposed for each variant; None for all combinations."""
+    storage: str | None = None
+    """The URL of the study's storage; by default an SQLite file in `output_dir`."""
+    study: str | None = None
+    """The name of the study; by default that of the task."""
+    jobs: int = 1
+    keep: str = "best"
+    """Whose weights are kept: of the best run of each variant, or of all runs."""
+    baseline: str | None = None
+    """The name of the variant that others are compared with; the first one by default."""
+    retry_failed: bool = False
+
+    @property
+    def url(self) -> str:
+        """The URL of the storage."""
+        return self.storage or f"sqlite:///{self.output_dir / 'study.db'}"
+
+    def words(self, variant: Variant, point: Point = ()) -> list[str]:
+        """The words of the command line of a variant with a grid point."""
+        words = [*self.flags, "--method", variant.method]
+        for name, value in (*variant.options, *point):
+            words += [f"--{name}", *value.split()]
+        return words
+
+
+def check(request: ComparisonRequest) -> list[TrainingJob]:
+    """One job of every variant, after its flags and those of its grid points were read.
+
+    Raises:
+        UsageError: for anything that no run could begin with.
+    """
+    names = [variant.name for variant in request.variants]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--methods: {max(names, key=names.count)} is there twice")
+    if request.baseline is not None:
+        check_names([request.baseline], set(names), "--baseline")
+    for option in ("seeds", "search_seeds", "jobs", "trials"):
+        value = getattr(request, option)
+        if value is not None and value < 1:
+            raise UsageError(f"--{option} is {value}: give 1 or more")
+    given = {word.partition("=")[0].removeprefix("--") for word in request.flags}
+    for flag in sorted(given & _REFUSED.keys()):
+        raise UsageError(f"--{flag} is not for a comparison: {_REFUSED[flag]}")
+    for name in request.grid.keys() & {"output_dir", "seed", "data_seed", "method"}:
+        raise UsageError(f"--grid {name}: search options of the methods or of the training")
+    for variant in request.variants:
+        method_class(variant.method)  # an unknown one is named before anything else
+    _check_grid(request)
+    return [_check_variant(request, variant) for variant in request.variants]
+
+
+def plan_of(request: ComparisonRequest) -> Plan:
+    """The plan of a request that was checked, before any grid point is proposed."""
+    first, spaces = FIRST_SEARCH_SEED, spaces_of(request)
+    grids = {
+        one.name: tuple(grid_points(request.grid, one, options_of(one.method)))
+        if one.name not in spaces
+        else ()
+        for one in request.variants
+    }
+    return Plan(
+        request.variants,
+        grids,
+        tuple(range(first, first + request.search_seeds)),
+        tuple(range(1, request.seeds + 1)),
+        dict.fromkeys(spaces, request.trials or 0),
+    )
+
+
+def spaces_of(request: ComparisonRequest) -> dict[str, Space]:
+    """What each variant's points are proposed from; empty if all combinations are run."""
+    if request.trials is None:
+        return {}
+    found = {
+        one.name: open_options(request.grid, one, options_of(one.method))
+        for one in request.variants
+    }
+    return {name: space for name, space in found.items() if space}
+
+
+def options_of(method: str) -> set[str]:
+    """The names of the options that a run with a method has, but for those of its data."""
+    from masktuning.training.arguments import arguments_for  # seconds of imports
+
+    groups = (arguments_for(method), ModelArguments)
+    return {field.name for group in groups for field in fields(group)}
+
+
+def _check_variant(request: ComparisonRequest, variant: Variant) -> TrainingJob:
+    """The job of a variant without a grid point; each value of its grid is read as well."""
+    if method_class(variant.method).measures:
+        raise UsageError(f"--methods {variant.name}: it trains no classifier to compare")
+    has = options_of(variant.method)
+    data = {field.name for field in fields(DataArguments)}
+    for name, _ in variant.options:
+        check_names([name], has - data, f"option of {variant.method}")
+    job = read_job(request.words(variant), request.embedded, warn=False)
+    for name, values in request.grid.items():
+        both = ends(name, values) if is_range(values) else values
+        for value in both if name in has else ():
+            read_job(request.words(variant, ((name, value),)), request.embedded, warn=False)
+    return job
+
+
+def _check_grid(request: ComparisonRequest) -> None:
+    """Raises UsageError for a searched option that no variant has or leaves open."""
+    grid, variants = request.grid, request.variants
+    has = {name for one in variants for name in options_of(one.method)}
+    check_names(grid, has, "option in --grid")
+    if request.trials is None and (ranges := [name for name in grid if is_range(grid[name])]):
+        raise UsageError(f"--grid {ranges[0]}: give values, or --search tpe to draw from a range")
+    if request.trials is not None and not grid:
+        raise UsageError("--search tpe is without effect: say what to search as --grid")
+    for name in grid:
+        if not any(
+            name in options_of(one.method) and name not in dict(one.options) for one in variants
+        ):
+            raise UsageError(f"--grid {name}: --methods fixes it for every method that has it")

@@ -1,0 +1,151 @@
+"""Opens the storage of a study: an SQLite file, a database server, or Optuna's journal file."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masktuning.config import files
+from masktuning.config.errors import UsageError, one_line
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.storages import BaseStorage
+
+_HEARTBEAT_SECONDS = 30
+_GRACE_SECONDS = 150
+_LOCK_SECONDS = 60  # how long a process waits for others that write to an SQLite file
+_ATTEMPTS = 5
+JOURNAL = ".journal"
+
+
+def import_optuna() -> Any:
+    """Imports the package `optuna`, which shares out the runs of a comparison.
+
+    Raises:
+        UsageError: if it is not installed.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise  # one of its own requirements is missing
+        raise UsageError(
+            "the package `optuna` is not installed, and comparisons are kept in its studies: "
+            "pip install 'masktuning[compare]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def open_study(url: str, name: str) -> Study:
+    """The study of that name, which is made if the storage lacks it.
+
+    Args:
+        url: a database URL of SQLAlchemy's, or the path of a journal file, which ends in .journal.
+        name: the study's name within the storage.
+
+    Raises:
+        UsageError: if the storage cannot be opened.
+    """
+    optuna = import_optuna()
+    from sqlalchemy.exc import DBAPIError
+
+    def opened() -> Study:
+        return optuna.create_study(
+            storage=_storage(url), study_name=name, direction="maximize", load_if_exists=True
+        )
+
+    with storage_errors(url):
+        for _ in range(_ATTEMPTS):
+            try:
+                return opened()
+            except (optuna.exceptions.StorageInternalError, DBAPIError) as error:
+                if not _made_at_once(error):
+                    raise
+                time.sleep(1)
+        return opened()
+
+
+def _made_at_once(error: Exception) -> bool:
+    """Whether another process made the same tables at the same moment."""
+    said = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error).lower()
+    return any(words in said for words in ("already exists", "duplicate key", "unique constraint"))
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turns what a storage raises when it cannot be used into one line, a UsageError."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+    try:
+        yield
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise UsageError(f"--storage {url}: not a database URL ({one_line(error)})") from None
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--storage {url}: install the driver {error.name} first") from None
+    except ImportError as error:
+        raise UsageError(f"--storage {url}: {one_line(error)}") from None
+    except (StorageInternalError, DBAPIError) as error:
+        raise UsageError(f"--storage {hidden(url)}: {_reason(error)}") from None
+    except RuntimeError as error:  # the tables of another version of Optuna
+        if "version" not in str(error):
+            raise
+        raise UsageError(
+            f"--storage {hidden(url)}: its tables are of another version of optuna; upgrade them "
+            "with `optuna storage upgrade`, or give another --storage"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"--storage {url}: {one_line(error)}") from None
+
+
+def hidden(url: str) -> str:
+    """A URL without the password that it may hold."""
+    head, at, rest = url.rpartition("@")
+    scheme, slashes, login = head.partition("://")
+    return f"{scheme}{slashes}{login.partition(':')[0]}{at}{rest}"
+
+
+def _reason(error: Exception) -> str:
+    """What a database said, in one line with what to do."""
+    said = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+    if "locked" in said:
+        return f"another program has locked the database for more than {_LOCK_SECONDS} seconds"
+    if "disk" in said or "full" in said:
+        return f"the disk cannot be written to ({said[:160]}); what was finished before is kept"
+    return f"the database cannot be used ({said[:200]})"
+
+
+def _storage(url: str) -> BaseStorage:
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy.pool import NullPool
+
+    if url.endswith(JOURNAL):
+        files.make(Path(url).parent)
+        return JournalStorage(JournalFileBackend(url))
+    sqlite = url.startswith("sqlite:///")
+    if sqlite:
+        files.make(Path(url.removeprefix("sqlite:///")).parent)
+    arguments = {"timeout": _LOCK_SECONDS} if sqlite else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat
+        return RDBStorage(
+            _with_driver(url),
+            # No connection stays open during a run, so that many workers do not use them up.
+            engine_kwargs={"connect_args": arguments, "poolclass": NullPool},
+            heartbeat_interval=_HEARTBEAT_SECONDS,
+            grace_period=_GRACE_SECONDS,
+        )
+
+
+def _with_driver(url: str) -> str:
+    """The URL of a PostgreSQL server with the driver that the extra `postgresql` names."""
+    scheme, _, rest = url.partition("://")
+    return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else url

@@ -1,0 +1,214 @@
+"""The command compare: what it refuses, and a small comparison from the flags to the tables."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from masktuning import compare
+from masktuning.config.errors import UsageError
+from masktuning.demo import EMBEDDED
+from masktuning.experiments.cell import read_outcome
+from masktuning.experiments.identity import identity_of
+from masktuning.experiments.plan import FINAL, Cell
+from masktuning.experiments.run_cell import CellRunner, folder_name
+from masktuning.experiments.study import CellFailed, Stopped
+from masktuning.training.build import read_texts
+from masktuning.training.job import read_job
+
+SMALL = ["--task", "demo", "--max_steps", "2", "--max_train_samples", "32"]
+SMALL += ["--max_eval_samples", "16", "--use_cpu", "true"]
+TWO = ["--methods", "finetuning", "mask_tuning"]
+
+
+def refused(*words):
+    """What the command says of flags that it refuses."""
+    with pytest.raises(UsageError) as raised:
+        compare.main([*words])
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+BAD = {
+    "": "--methods is missing: which methods?",
+    "--methods finetuning mask_tunning": "did you mean 'mask_tuning'?",
+    "--methods finetuning poe:lamda=1": "unknown option of poe 'lamda'",
+    "--methods finetuning mask_tuning:alpha": "write a method, or METHOD:option=value",
+    "--methods finetuning mask_tuning:alpha=2": "alpha",
+    "--methods finetuning mask_tuning:gate=maybe": "gate",
+    "--methods finetuning finetuning": "--methods: finetuning is there twice",
+    "--methods finetuning dependency_parsing": "it trains no classifier to compare",
+    "--methods finetuning poe --baseline reweight": "unknown --baseline 'reweight'",
+    "--methods finetuning --grid lerning_rate=1": (
+        "unknown option in --grid 'lerning_rate'; did you mean 'learning_rate'?"
+    ),
+    "--methods finetuning --grid alpha=0.1": "unknown option in --grid 'alpha'",
+    "--methods mask_tuning:alpha=0 --grid alpha=0.1": "--methods fixes it for every method",
+    "--methods finetuning --grid learning_rate": "write option=value,value",
+    "--methods finetuning --grid learning_rate=fast": "learning_rate",
+    "--methods finetuning --grid seed=1,2": "--grid seed: search options of the methods",
+    "--methods finetuning --seeds 0": "--seeds is 0: give 1 or more",
+    "--methods finetuning --jobs 0": "--jobs is 0: give 1 or more",
+    "--methods finetuning --seed 3": "give how many as --seeds",
+    "--methods finetuning --method poe": "--method is not for a comparison: give --methods",
+    "--methods finetuning --resume_from_checkpoint": "the same command goes on",
+    "--methods finetuning --overwrite": "give another --output_dir or another --study",
+    "--methods finetuning --do_train false": "`evaluate` measures classifiers that are there",
+    "--methods finetuning --keep some": "argument --keep: invalid choice: 'some'",
+    "--methods finetuning --learning_rat 1": "did you mean 'learning_rate'?",
+    "--methods finetuning --task sts2": "did you mean 'sst2'?",
+    "--methods finetuning --storage nonsense": "--storage nonsense: not a database URL",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_bad_flags_are_one_line(words, tmp_path):
+    said = refused(*words.split(), "--output_dir", str(tmp_path / "out"))
+    assert BAD[words] in said
+
+
+def job_of(*words):
+    return read_job([*SMALL, *words], EMBEDDED, warn=False)
+
+
+def test_the_identity_follows_texts_flags_and_settings_but_not_places(tmp_path):
+    def identity(*words):
+        job = job_of(*words)
+        return identity_of(job, read_texts(job), [*SMALL, *words])
+
+    known = identity()
+    assert known == identity("--output_dir", str(tmp_path))
+    assert known["flags"] != identity("--learning_rate", "1")["flags"]
+    fewer = identity("--max_eval_samples", "15")
+    assert fewer["texts"]["train"] == known["texts"]["train"]
+    assert fewer["texts"]["dev"] != known["texts"]["dev"]
+    copied = shutil.copytree(EMBEDDED, tmp_path / EMBEDDED.name)
+    assert identity("--model_name_or_path", str(copied)) == known
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert identity("--model_name_or_path", str(copied))["model"] != known["model"]
+
+
+def runner(folder, *words, **more):
+    return CellRunner(
+        flags=[*SMALL, *words],
+        folder=folder,
+        identity="this",
+        embedded=more.get("embedded", EMBEDDED),
+        environment={"OMP_NUM_THREADS": "1"},
+        stop=more.get("stop", threading.Event()),
+    )
+
+
+def test_a_cell_that_fails_says_why(tmp_path):
+    cell = Cell("finetuning", (), 1, FINAL)
+    with pytest.raises(CellFailed, match=r"no_such.*; .*final_finetuning_seed=1\.log$"):
+        runner(tmp_path, "--model_name_or_path", "./no_such")(cell)
+
+
+def test_a_cell_that_is_killed_is_told_as_out_of_memory(tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nread job\nkill -9 $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(CellFailed, match=r"ended by the signal SIGKILL \(out of memory\?\); "):
+        runner(tmp_path / "runs")(Cell("finetuning", (), 1, FINAL))
+
+
+def test_a_cell_ends_when_the_comparison_is_stopped_or_dies(tmp_path):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        runner(tmp_path, stop=stop)(Cell("finetuning", (), 1, FINAL))
+    flags = [*SMALL[:2], "--output_dir", str(tmp_path / "orphan")]
+    job = {"flags": flags, "identity": "this", "embedded": str(EMBEDDED)}
+    words = [sys.executable, "-m", "masktuning.experiments.cell"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        process.stdin.write(json.dumps(job).encode() + b"\n")
+        process.stdin.close()  # as the end of the parent does
+        assert process.wait(timeout=120) == 3
+    assert not (tmp_path / "orphan" / "outcome.json").exists()
+
+
+def test_a_small_comparison_ends_in_tables_and_goes_on_with_more(tmp_path, capsys, monkeypatch):
+    """One real run of each method; then a further method, for which only its own run is new."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "out"
+    words = [*SMALL, "--seeds", "1", "--output_dir", str(out)]
+    compare.main([*TWO[:2], *words])
+    printed = capsys.readouterr().out
+    assert "final finetuning seed=1: dev" in printed
+    outcome = read_outcome(out / "runs" / folder_name(Cell("finetuning", (), 1, FINAL)), "other")
+    assert outcome is None  # of another identity
+    for name in ("comparison.md", "comparison.tex", "comparison.csv", "comparison.json"):
+        assert (out / name).stat().st_size > 100
+    compare.main([*TWO, *words])
+    printed = capsys.readouterr().out
+    assert "1 of 2 runs were done before" in printed
+    assert "final mask_tuning seed=1: dev" in printed and "final finetuning" not in printed
+    found = json.loads((out / "comparison.json").read_text())
+    kept = json.loads((out / "runs" / "final_mask_tuning_seed=1" / "all_results.json").read_text())
+    assert f"{kept['eval_dev_accuracy']:.6f}" in json.dumps(rounded(found))
+    with pytest.raises(UsageError, match="the study 'demo' was begun otherwise: flags"):
+        compare.main([*TWO, *words, "--learning_rate", "1e-3"])
+
+
+def rounded(content):
+    """JSON with its numbers in six decimals, as strings."""
+    if isinstance(content, dict):
+        return {key: rounded(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [rounded(value) for value in content]
+    return f"{content:.6f}" if isinstance(content, float) else content
+
+
+def test_a_dry_run_shows_the_plan_and_trains_nothing(tmp_path, capsys):
+    words = ["--grid", "learning_rate=1e-4,3e-4", "--seeds", "2", "--jobs", "2", "--dry_run"]
+    compare.main([*TWO[:2], *SMALL, *words, "--output_dir", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[2].split()[:4] == ["finetuning", "2", "2", "2"]
+    assert "4 runs, " in printed and "with --jobs 2" in printed
+    assert (
+        "searched with the seeds 1001, and the chosen ones run anew with the seeds 1, 2" in printed
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_lists_the_flags_and_the_methods(capsys):
+    compare.main(["--help"])
+    printed = capsys.readouterr().out
+    for word in ("--methods", "--grid", "--storage", "mask_tuning", "sst2", "Several machines"):
+        assert word in printed
+
+
+@pytest.mark.slow
+def test_killed_half_way_it_ends_with_the_same_table(tmp_path):
+    """Real runs: the comparison is killed with its runs, and started again."""
+    words = [sys.executable, "-m", "masktuning.compare", *TWO, *SMALL, "--seeds", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    tables = []
+    for name in ("whole", "killed"):
+        command = [*words, "--output_dir", str(tmp_path / name)]
+        if name == "killed":
+            process = subprocess.Popen(command, env=environment)
+            third = tmp_path / name / "runs" / "final_finetuning_seed=2.log"
+            while not third.exists():
+                assert process.poll() is None
+            process.kill()
+            process.wait()
+        subprocess.run(command, env=environment, check=True, timeout=300)
+        found = json.loads((tmp_path / name / "comparison.json").read_text())
+        tables.append(without_costs(found))
+    assert tables[0] == tables[1]
+
+
+def without_costs(content):
+    """What a comparison found but for times, memory and places."""
+    if isinstance(content, dict):
+        left = ("seconds", "memory", "time", "folder")
+        return {k: without_costs(v) for k, v in content.items() if not k.startswith(left)}
+    return [*map(without_costs, content)] if isinstance(content, list) else content

@@ -96,6 +96,7 @@ setup(
         "masktuning.evaluation",
         "masktuning.evaluation.fewshot",
         "masktuning.experiments",
+        "masktuning.experiments.papers",
         "masktuning.kernels",
         "masktuning.methods",
         "masktuning.methods.bias",

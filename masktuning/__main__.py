@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "compare methods over seeds: which holds up, by how much, at what cost",
     "evaluate": "measure any classifier checkpoint on a task's sets or on files of your own",
     "predict": "predict the labels of a file of texts of any size",
+    "reproduce": "rebuild the tables of two papers next to the papers' figures",
     "export": "write a classifier as an ONNX file",
     "tasks": "list the tasks, check their files, count their texts",
     "methods": "list the training methods, and when to choose which",

@@ -47,6 +47,21 @@ NOT_RUN = {
     "--data_dir data --sets dev --output_dir asked": (
         "an endpoint; tests/evaluation/test_fewshot_endpoint.py has one"
     ),
+    "python -m masktuning.reproduce --table 1 --dry_run": (
+        "a minute of steps of large models; tests/experiments/test_reproduce.py has small ones"
+    ),
+    **dict.fromkeys(
+        (
+            f"python -m masktuning.reproduce --table 1 {words}"
+            for words in (
+                "--data_dir data --output_dir tables",
+                "--data_dir data --output_dir tables --protocol paper-like",
+                "--models roberta-base --methods finetuning mask_tuning --tasks sst2 "
+                "--data_dir data --output_dir tables",
+            )
+        ),
+        "the network and weeks",
+    ),
     "bash benchmarks/gpu_check.sh measured_on_gpu": "a GPU; tests/ops/test_gpu_check.py reads it",
 }
 # Flags that make a long command short. The demo is also run whole, by .ci/run and as a slow test.
@@ -59,6 +74,9 @@ SHORTENED = {
     "python -m masktuning.compare --methods finetuning mask_tuning --seeds 3 "
     "--train_file train.csv --validation_file dev.csv --eval_files reviews=reviews.csv "
     "--model_name_or_path roberta-base --output_dir comparison": "--max_steps 2 --seeds 1",
+    "python -m masktuning.reproduce --table 3 --preset demo --output_dir small": (
+        f"{_SMALL_DEMO} --max_train_samples 64 --seeds 1 --methods finetuning"
+    ),
     "python -m masktuning.demo.pretrain --corpus corpus.txt --output_dir pretrained": (
         f"--held_out_share {SHARE} --vocab_size 90 --hidden_size 32 --num_layers 1 --num_heads 2 "
         "--max_length 32 --batch_size 16 --max_steps 5 --warmup_steps 2"
@@ -73,6 +91,7 @@ PRINTS = {
     "masktuning.predict": ("the predicted labels of 32 texts",),
     "masktuning.methods": ("mask_tuning",),
     "masktuning.export": ("model.onnx",),
+    "masktuning.reproduce": ("ood_adversarial",),
     "masktuning.info": ("torch",),
     "masktuning.demo.pretrain": ("loss",),
     "masktuning.demo.export": ("checkpoint",),

@@ -23,7 +23,10 @@ FLOORS = [
     {"commands"},
 ]
 PACKAGE = ROOT / "masktuning"
-COMMANDS = {"__init__", "__main__", "compare", "evaluate", "export", "info", "predict", "train"}
+COMMANDS = {
+    *("__init__", "__main__", "compare", "evaluate", "export", "info", "predict", "reproduce"),
+    "train",
+}
 
 
 def floor_of(name):

@@ -56,11 +56,12 @@ def main(argv: list[str]) -> None:
     with heavy_imports():
         import_datasets()
         from masktuning.experiments.comparison import compare
-        from masktuning.experiments.dry_run import dry_run
         from masktuning.experiments.report import write_report
 
     request = _request(arguments, flags)
     if arguments.dry_run:
+        from masktuning.experiments.dry_run import dry_run
+
         print(dry_run(request))
         return
     try:

@@ -65,11 +65,13 @@ def main(argv: list[str]) -> None:
         print(dry_run(request))
         return
     try:
-        found = compare(request, bar=sys.stderr.isatty() and not arguments.disable_tqdm)
+        found = compare(request, bar=arguments.disable_tqdm == "false")
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-    print(write_report(found, request.output_dir))
+    print(write_report(found, request.folder_of(found.task)))
+    if not any(found.outcomes.values()):
+        sys.exit(1)
 
 
 def _parser() -> FlagParser:
@@ -89,7 +91,7 @@ def _parser() -> FlagParser:
     add("--trials", type=int, help="How many points --search tpe tries with each method.")
     add("--search_seeds", type=int, default=1, help="How many other seeds search each point.")
     add("--baseline", help="The method that others are compared with; the first one by default.")
-    add("--output_dir", default="comparison", help="Folder of the runs, the study and the tables.")
+    add("--output_dir", help="Folder of the runs and tables; by default comparison-TASK.")
     add("--storage", help="A database URL, or a path that ends in .journal; SQLite by default.")
     add("--study", help="The name of the study in the storage; by default that of the task.")
     add("--jobs", type=int, default=1, help="How many runs go on at a time on this machine.")
@@ -101,7 +103,14 @@ def _parser() -> FlagParser:
     )
     add("--retry_failed", action="store_true", help="Run those once more that failed.")
     add("--dry_run", action="store_true", help="Show the plan and its cost, and train nothing.")
-    add("--disable_tqdm", nargs="?", const="true", default="", help="Show no progress bar.")
+    add(
+        "--disable_tqdm",
+        nargs="?",
+        const="true",
+        default="false",
+        choices=["true", "false"],
+        help="Show no progress bar.",
+    )
     return parser
 
 
@@ -113,7 +122,7 @@ def _request(arguments: Namespace, flags: list[str]) -> Any:
         flags=flags,
         variants=tuple(map(Variant.parse, arguments.methods)),
         grid=dict(map(_searched, arguments.grid)),
-        output_dir=Path(arguments.output_dir),
+        output_dir=None if arguments.output_dir is None else Path(arguments.output_dir),
         embedded=EMBEDDED,
         seeds=arguments.seeds,
         search_seeds=arguments.search_seeds,
@@ -122,7 +131,7 @@ def _request(arguments: Namespace, flags: list[str]) -> Any:
         study=arguments.study,
         jobs=arguments.jobs,
         keep=arguments.keep,
-        baseline=arguments.baseline,
+        baseline=arguments.baseline and Variant.parse(arguments.baseline).name,
         retry_failed=arguments.retry_failed,
     )
 

@@ -23,14 +23,14 @@ class Board:
     Args:
         count: how many runs the comparison has.
         jobs: how many runs go on at a time here; the others that run elsewhere are not known.
-        bar: whether to show a bar; lines are printed anyway.
+        bar: whether to show a bar where there is a terminal; lines are printed anyway.
     """
 
     def __init__(self, count: int, jobs: int, bar: bool) -> None:
         self._count, self._jobs = count, jobs
         self._shown: set[str] = set()
-        self._bar = tqdm(total=count, bar_format=_BAR, disable=not bar, leave=False)
-        self._first = True
+        self._bar = tqdm(total=count, bar_format=_BAR, disable=None if bar else True, leave=False)
+        self._first, self._waits = True, False
 
     def show(self, plan: Plan, progress: Progress) -> None:
         """Prints what ended since the last call, of a plan with all points proposed so far."""
@@ -41,11 +41,21 @@ class Board:
             tqdm.write(f"{len(mine)} of {self._count} runs were done before")
             self._shown |= mine.keys()
         self._first = False
-        for key in mine.keys() - self._shown:
+        for key in sorted(mine.keys() - self._shown):
             tqdm.write(_line(mine[key], progress))
         self._shown |= mine.keys()
-        self._bar.n = len(mine)
+        self._bar.n, self._bar.total = len(mine), plan.count()
         self._bar.set_postfix_str(f"about {in_words(self._left(plan, progress, mine))} left")
+
+    def refresh(self) -> None:
+        """Shows the time that has passed."""
+        self._bar.refresh()
+
+    def say_waiting(self, keys: set[str]) -> None:
+        """Says once that the runs that are left go on elsewhere."""
+        if keys and not self._waits:
+            tqdm.write(f"waiting for runs of other processes: {', '.join(sorted(keys))}")
+        self._waits = bool(keys)
 
     def close(self) -> None:
         """Removes the bar."""
@@ -65,9 +75,8 @@ class Board:
         done = dict.fromkeys(planned, 0)
         for cell in ended.values():
             done[cell.variant] += 1
-        return sum((planned[name] - done[name]) * means.get(name, usual) for name in planned) / max(
-            self._jobs, len(progress.running)
-        )
+        left = sum(max(0, planned[name] - done[name]) * means.get(name, usual) for name in planned)
+        return left / max(self._jobs, len(progress.running))
 
 
 def _all_final(plan: Plan, progress: Progress) -> list[Cell]:

@@ -3,9 +3,10 @@
     python -m masktuning.experiments.cell < job.json
 
 The job has `flags`, the words of `masktuning.train`; `identity`, which is kept with the outcome;
-and `embedded`, the checkpoint of generated tasks. The outcome is written into the run folder. The
-process ends as soon as its standard input is closed, which happens when its parent ends in any way:
-a run without a parent would write into a folder that another one uses by then.
+`search`, whether only the in-distribution set is measured; and `embedded`, the checkpoint of
+generated tasks. The outcome is written into the run folder. The process ends as soon as its
+standard input is closed, which happens when its parent ends in any way: a run without a parent
+would write into a folder that another one uses by then.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import resource
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ _ORPHANED = 3  # the exit status
 
 def main() -> None:
     """Runs the job of standard input."""
-    job = json.loads(sys.stdin.readline())
+    job = json.loads(_first_line())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with heavy_imports():
         import torch
@@ -41,6 +43,9 @@ def main() -> None:
         from masktuning.training.run import run
 
     read = read_job(job["flags"], Path(job["embedded"]))
+    if job["search"]:  # by dev alone, so nothing else is measured
+        kept = [one for one in read.task.sets if one.role in ("train", "dev")]
+        read = replace(read, task=replace(read.task, sets=kept))
     began = time.perf_counter()
     scores = run(read, summary=False)
     seconds = time.perf_counter() - began
@@ -63,7 +68,10 @@ def read_outcome(folder: Path, identity: str) -> Outcome | None:
     path = folder / OUTCOME
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # a machine that lost its power may leave a file without its content
+        return None
     return Outcome.from_json(content) if content.pop("identity") == identity else None
 
 
@@ -78,9 +86,21 @@ def _process_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
+def _first_line() -> bytes:
+    """The first line of standard input.
+
+    It is read from the file descriptor, as the rest is: Python's own object for it would be locked
+    by the thread that waits for the end, and a data loader's processes close that object.
+    """
+    line = b""
+    while not line.endswith(b"\n") and (piece := os.read(0, 1)):
+        line += piece
+    return line
+
+
 def _end_with_parent() -> None:
     """Waits until standard input is closed, then ends the process at once."""
-    while sys.stdin.read(1):
+    while os.read(0, 1):
         pass
     os._exit(_ORPHANED)
 

@@ -43,6 +43,8 @@ def choices(plan: Plan, dev: Mapping[str, float], failed: set[str]) -> dict[str,
     for variant, points in plan.grids.items():
         if not plan.is_searched(variant):
             chosen[variant] = points[0]
+        elif len(points) < plan.proposals.get(variant, 0):
+            continue  # points are still to be proposed
         elif _has_ended([one for one in cells if one.variant == variant], dev, failed):
             whole = {
                 point: fmean(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 from masktuning.config import files
 from masktuning.experiments.board import Board
@@ -11,7 +10,7 @@ from masktuning.experiments.choice import choices, search_scores
 from masktuning.experiments.comparison_result import Comparison
 from masktuning.experiments.identity import digest, identity_of
 from masktuning.experiments.outcome import Outcome
-from masktuning.experiments.plan import Plan
+from masktuning.experiments.plan import Cell, Plan
 from masktuning.experiments.proposals import with_proposals
 from masktuning.experiments.request import ComparisonRequest, check, plan_of, spaces_of
 from masktuning.experiments.run_cell import CellRunner
@@ -35,24 +34,36 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
         KeyboardInterrupt: after the runs were ended; the same call goes on.
     """
     jobs = check(request)
+    first = next(iter(jobs.values()))
     plan, spaces = plan_of(request), spaces_of(request)
-    identity = identity_of(jobs[0], read_texts(jobs[0]), request.flags)
-    name = request.study or Path(jobs[0].task.name).stem
-    files.make(request.output_dir)
-    study = SharedStudy(request.url, name)
+    identity = identity_of(jobs, read_texts(first))
+    name = request.study_of(first.task.name)
+    folder = request.folder_of(first.task.name)
+    files.make(folder)
+    url = request.url_of(first.task.name)
+    study = SharedStudy(url, name)
     study.identify(identity)
     if request.retry_failed:
-        study.retry()
+        study.retry(jobs)
+    variants = {variant.name: variant for variant in request.variants}
     runner = CellRunner(
-        flags=request.flags,
-        folder=request.output_dir / _RUNS,
-        identity=digest(identity),
+        words=lambda cell: [*request.words(variants[cell.variant], cell.point), *_seed(cell)],
+        folder=folder / _RUNS / name,
+        identities={variant: digest(identity, variant) for variant in jobs},
         embedded=request.embedded,
         environment={"OMP_NUM_THREADS": threads_of_a_job(request.jobs)},
         stop=threading.Event(),
     )
     board = Board(plan.count(), request.jobs, bar)
-    workers = Workers(plan, spaces, (request.url, name), runner, request.jobs, request.keep, board)
+    workers = Workers(
+        plan,
+        spaces,
+        (url, name),
+        runner,
+        request.jobs,
+        request.keep,
+        board,
+    )
     try:
         workers.run()
     finally:
@@ -60,7 +71,11 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
     baseline = request.baseline or request.variants[0].name
     progress = study.progress()
     plan = with_proposals(plan, spaces, progress.dev(), progress.failures)
-    return gathered(plan, progress, jobs[0].task.name, baseline, identity)
+    return gathered(plan, progress, first.task.name, baseline, identity)
+
+
+def _seed(cell: Cell) -> list[str]:
+    return ["--seed", str(cell.seed)]
 
 
 def gathered(

@@ -1,48 +1,60 @@
-"""What the figures of a study depend on: versions, code, texts, model and flags."""
+"""What the figures of a study depend on: versions, code, texts, models and options.
+
+Two machines whose files lie in different places have the same identity, since files count by their
+content.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import masktuning
 from masktuning.config.version import __version__
 from masktuning.data.load import LabelledTexts
 from masktuning.training.job import TrainingJob
+from masktuning.training.run_folder import config_text
 
 _ABOVE = ("experiments", "demo", "csrc", "kernels")
 """Folders that no run depends on: those above training, and links to sources outside."""
-_PLACES = {"output_dir", "data_dir", "train_file", "validation_file", "config"}
+_OF_A_CELL = {"method", "seed", "output_dir"}
+# The texts have hashes of their own, and the rest decides how a run is done and not what it finds.
+_LEFT_OUT = {
+    *("data_dir", "train_file", "validation_file", "eval_files", "dataset_name", "overwrite_cache"),
+    *("preprocessing_num_workers", "dataloader_num_workers", "dataloader_pin_memory", "report_to"),
+    *("dataloader_persistent_workers", "dataloader_prefetch_factor", "logging_dir", "run_name"),
+    *("save_total_limit", "save_steps", "logging_steps", "disable_tqdm", "keep_optimizer_states"),
+}
 _DIGITS = 12
 
 
-def identity_of(job: TrainingJob, texts: list[LabelledTexts], flags: list[str]) -> dict[str, Any]:
-    """The identity of a study, which two machines share whose files lie in different places.
+def identity_of(jobs: Mapping[str, TrainingJob], texts: list[LabelledTexts]) -> dict[str, Any]:
+    """The identity of a study.
 
     Args:
-        job: one of the runs; all of them have the same texts and the same model.
-        texts: the texts of its sets.
-        flags: the words of the command line that every run gets.
+        jobs: a run of each variant, by the name of the variant.
+        texts: the texts of the sets, which all runs share.
     """
     return {
         "masktuning": __version__,
         "code": _hash(_sources()),
         "torch": _release("torch"),
         "transformers": _release("transformers"),
-        "model": _model(job),
         "texts": {one.name: _of_texts(one) for one in texts},
-        "settings": job.task.settings_of(job.data.preset),
-        "flags": _flags(flags),
+        "variants": {name: _options(job) for name, job in jobs.items()},
     }
 
 
-def digest(identity: dict[str, Any]) -> str:
-    """A short name of an identity."""
-    return _hash([json.dumps(identity, sort_keys=True).encode()])
+def digest(identity: Mapping[str, Any], variant: str) -> str:
+    """A short name of what the runs of a variant depend on."""
+    own = {**identity, "variants": identity["variants"][variant]}
+    return _hash([json.dumps(own, sort_keys=True).encode()])
 
 
 def _sources() -> Iterable[bytes]:
@@ -54,36 +66,42 @@ def _sources() -> Iterable[bytes]:
             yield path.read_bytes()
 
 
-def _model(job: TrainingJob) -> str:
-    """The hash of the weights of a checkpoint folder; the name of a model on the hub."""
-    source = job.model.model_name_or_path or str(job.embedded)
-    folder = Path(source)
-    if not folder.is_dir():
-        return f"{source}@{job.model.model_revision}" if job.model.model_revision else source
-    found = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]
+def _options(job: TrainingJob) -> dict[str, Any]:
+    """The options of a run as its config.yaml would have them, with files by their content."""
+    options = yaml.safe_load(config_text(job))
+    found = {
+        name: _content(value)
+        for name, value in options.items()
+        if name not in _LEFT_OUT | _OF_A_CELL and value not in ([], None)
+    }
+    if "task" in options:  # a task of one's own counts by its settings and its texts
+        found["task"] = Path(options["task"]).stem
+    if "model_name_or_path" not in options:
+        found["model_name_or_path"] = _content(str(job.embedded))
+    return found
+
+
+def _content(value: Any) -> Any:
+    """A value, or the hash of the file or of the checkpoint folder that it names."""
+    path = Path(value) if isinstance(value, str) and value else None
+    if path is None or not path.is_absolute() or not path.exists():
+        return value
+    files = [path]
+    if path.is_dir():
+        patterns = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
+        files = sorted(file for pattern in patterns for file in path.glob(pattern))
     total = hashlib.sha256()
-    for path in found:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return f"{folder.name} {total.hexdigest()[:_DIGITS]}"
+    for file in files:
+        with file.open("rb") as opened:
+            total.update(file.name.encode() if path.is_dir() else b"")
+            total.update(hashlib.file_digest(opened, "sha256").digest())
+    return total.hexdigest()[:_DIGITS]
 
 
 def _of_texts(texts: LabelledTexts) -> str:
     """The number of rows of a set, and the hash of its texts and labels."""
     content = json.dumps([texts.texts, texts.labels], ensure_ascii=False)
     return f"{len(texts)} rows {_hash([content.encode()])}"
-
-
-def _flags(words: list[str]) -> list[str]:
-    """The flags without those that say where files lie; each is one word, with its values."""
-    found: list[str] = []
-    for word in words:
-        if word.startswith("--"):
-            found.append(word)
-        elif found:
-            found[-1] += f" {word}"
-    places = _PLACES | {"model_name_or_path", "tokenizer_name", "eval_files", "test_file"}
-    return sorted(one for one in found if one[2:].replace("=", " ").split()[0] not in places)
 
 
 def _release(package: str) -> str:

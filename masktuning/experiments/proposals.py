@@ -26,7 +26,7 @@ _MOST_AT_RANDOM = 10
 
 def is_range(values: tuple[str, ...]) -> bool:
     """Whether the values of an option are a range to draw from."""
-    return any(_BETWEEN in value for value in values)
+    return any(map(_is_range, values))
 
 
 def ends(name: str, values: tuple[str, ...]) -> tuple[str, str]:
@@ -36,13 +36,18 @@ def ends(name: str, values: tuple[str, ...]) -> tuple[str, str]:
         UsageError: unless it is one range of two numbers, the lower one first.
     """
     low, _, high = values[0].partition(_BETWEEN)
-    try:
-        in_order = float(low) < float(high)
-    except ValueError:
-        in_order = False
-    if len(values) > 1 or not in_order:
+    if len(values) > 1 or not float(low) < float(high):
         raise UsageError(f"--grid {name}={','.join(values)}: write a range as low..high")
     return low, high
+
+
+def _is_range(value: str) -> bool:
+    low, between, high = value.partition(_BETWEEN)
+    try:
+        float(low), float(high)
+    except ValueError:  # the path of a folder above this one, for example
+        return False
+    return bool(between)
 
 
 def with_proposals(
@@ -58,10 +63,13 @@ def with_proposals(
     """
     if not plan.proposals:
         return plan
-    grids = dict(plan.grids)
+    grids, proposals = dict(plan.grids), dict(plan.proposals)
     for name, trials in plan.proposals.items():
-        grids[name] = _points(name, spaces[name], trials, plan.search_seeds, dev, failed)
-    return replace(plan, grids=grids)
+        found, complete = _points(name, spaces[name], trials, plan.search_seeds, dev, failed)
+        grids[name] = tuple(dict.fromkeys(found))  # equal ones are run once
+        if complete:
+            proposals[name] = len(grids[name])
+    return replace(plan, grids=grids, proposals=proposals)
 
 
 def _points(
@@ -71,8 +79,8 @@ def _points(
     seeds: tuple[int, ...],
     dev: Mapping[str, float],
     failed: Collection[str],
-) -> tuple[Point, ...]:
-    """The points of one variant so far, of which the last one may still be run."""
+) -> tuple[list[Point], bool]:
+    """The points of one variant so far, and whether all of them have ended."""
     optuna = import_optuna()
     study = optuna.create_study(direction="maximize")  # in memory
     distributions = {name: _distribution(name, values) for name, values in space.items()}
@@ -91,8 +99,8 @@ def _points(
         elif all(key in dev for key in keys):
             study.tell(trial, fmean(dev[key] for key in keys))
         else:
-            break
-    return tuple(dict.fromkeys(found))
+            return found, False
+    return found, True
 
 
 def _distribution(name: str, values: tuple[str, ...]) -> BaseDistribution:

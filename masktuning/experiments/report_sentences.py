@@ -91,6 +91,12 @@ def choices(comparison: Comparison, table: Table) -> list[str]:
             f"by its mean accuracy on the in-distribution set{dev}."
         )
         lines += [_choice(comparison, name) for name in searched]
+        counts = sorted({len(plan.grids[name]) for name in searched})
+        if len(counts) > 1:
+            lines.append(
+                f"The methods had from {counts[0]} to {counts[-1]} points to choose among; more "
+                "of them are more chances of a high one on dev."
+            )
         reused = sorted(set(plan.search_seeds) & set(plan.final_seeds))
         fresh = f"although the search had used {_listed(reused)} too"
         if not reused:

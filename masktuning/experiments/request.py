@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 
 from masktuning.config.errors import UsageError, check_names
 from masktuning.config.options import DataArguments, ModelArguments
+from masktuning.config.parser import read_yaml
 from masktuning.experiments.plan import (
     FIRST_SEARCH_SEED,
     Plan,
@@ -19,17 +21,26 @@ from masktuning.experiments.proposals import Space, ends, is_range
 from masktuning.methods import method_class
 from masktuning.training.job import TrainingJob, read_job
 
-# Flags of train that a comparison decides itself, with what to give instead.
+# Options of train that a comparison decides itself, with what to give instead.
 _REFUSED = {
     "method": "give --methods",
     "seed": "every method is run with the seeds 1, 2, ...: give how many as --seeds",
     "data_seed": "every method is run with the seeds 1, 2, ...: give how many as --seeds",
+    "output_dir": "give it once, for all runs",
     "resume_from_checkpoint": "leave it out: the same command goes on with a comparison",
     "overwrite": "give another --output_dir or another --study",
+    "overwrite_output_dir": "give another --output_dir or another --study",
     "do_train": "a comparison trains; `evaluate` measures classifiers that are there",
+    "do_eval": "a comparison measures every run",
     "do_predict": "`predict` labels new texts with a classifier of the comparison",
     "test_file": "`predict` labels new texts with a classifier of the comparison",
 }
+# Options that say when a run saves and evaluates; without them it does so at its end only.
+_SAVING = {
+    *("save_strategy", "save_steps", "eval_strategy", "eval_steps"),
+    *("load_best_model_at_end", "early_stopping_patience", "eval_ood"),
+}
+_AT_THE_END = ("--save_strategy", "no", "--eval_strategy", "no")
 
 
 @dataclass(frozen=True)
@@ -41,9 +52,10 @@ class ComparisonRequest:
     variants: tuple[Variant, ...]
     grid: dict[str, tuple[str, ...]]
     """The values of each option that is searched, or a range `low..high`."""
-    output_dir: Path
     embedded: Path
     """The checkpoint of generated tasks."""
+    output_dir: Path | None = None
+    """The folder of the runs and the report; by default comparison-STUDY."""
     seeds: int = 3
     search_seeds: int = 1
     trials: int | None = None
@@ -59,21 +71,39 @@ class ComparisonRequest:
     """The name of the variant that others are compared with; the first one by default."""
     retry_failed: bool = False
 
-    @property
-    def url(self) -> str:
-        """The URL of the storage."""
-        return self.storage or f"sqlite:///{self.output_dir / 'study.db'}"
+    def study_of(self, task: str) -> str:
+        """The name of the study of a task."""
+        return self.study or Path(task).stem.replace(" ", "_")
+
+    def folder_of(self, task: str) -> Path:
+        """The folder of the runs and the report of a task."""
+        return self.output_dir or Path(f"comparison-{self.study_of(task)}")
+
+    def url_of(self, task: str) -> str:
+        """The URL of the storage of a task's study."""
+        return self.storage or f"sqlite:///{self.folder_of(task) / 'study.db'}"
 
     def words(self, variant: Variant, point: Point = ()) -> list[str]:
         """The words of the command line of a variant with a grid point."""
         words = [*self.flags, "--method", variant.method]
         for name, value in (*variant.options, *point):
             words += [f"--{name}", *value.split()]
-        return words
+        given = self.given()
+        if not given & _SAVING:
+            words += _AT_THE_END
+        return words if "report_to" in given else [*words, "--report_to", "none"]
+
+    def given(self) -> set[str]:
+        """The names of the options that flags and the YAML file of options give."""
+        names = {word.partition("=")[0][2:] for word in self.flags if word.startswith("--")}
+        for one, value in pairwise([*self.flags, ""]):
+            if one == "--config" or one.startswith("--config="):
+                names |= read_yaml(one.partition("=")[2] or value).keys()
+        return names
 
 
-def check(request: ComparisonRequest) -> list[TrainingJob]:
-    """One job of every variant, after its flags and those of its grid points were read.
+def check(request: ComparisonRequest) -> dict[str, TrainingJob]:
+    """One job of every variant, by its name, after its flags and its grid points were read.
 
     Raises:
         UsageError: for anything that no run could begin with.
@@ -87,15 +117,14 @@ def check(request: ComparisonRequest) -> list[TrainingJob]:
         value = getattr(request, option)
         if value is not None and value < 1:
             raise UsageError(f"--{option} is {value}: give 1 or more")
-    given = {word.partition("=")[0].removeprefix("--") for word in request.flags}
-    for flag in sorted(given & _REFUSED.keys()):
-        raise UsageError(f"--{flag} is not for a comparison: {_REFUSED[flag]}")
-    for name in request.grid.keys() & {"output_dir", "seed", "data_seed", "method"}:
-        raise UsageError(f"--grid {name}: search options of the methods or of the training")
+    flags = {word.partition("=")[0].removeprefix("--") for word in request.flags}
+    options = {name for variant in request.variants for name, _ in variant.options}
+    for name in sorted((flags | options | request.grid.keys()) & _REFUSED.keys()):
+        raise UsageError(f"--{name} is not for a comparison: {_REFUSED[name]}")
     for variant in request.variants:
         method_class(variant.method)  # an unknown one is named before anything else
     _check_grid(request)
-    return [_check_variant(request, variant) for variant in request.variants]
+    return {variant.name: _check_variant(request, variant) for variant in request.variants}
 
 
 def plan_of(request: ComparisonRequest) -> Plan:
@@ -144,6 +173,9 @@ def _check_variant(request: ComparisonRequest, variant: Variant) -> TrainingJob:
     for name, _ in variant.options:
         check_names([name], has - data, f"option of {variant.method}")
     job = read_job(request.words(variant), request.embedded, warn=False)
+    training = job.training
+    if not training.do_train or not training.do_eval or training.do_predict:
+        raise UsageError("--config: a comparison trains and measures every run, and does no more")
     for name, values in request.grid.items():
         both = ends(name, values) if is_range(values) else values
         for value in both if name in has else ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -10,36 +11,35 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from masktuning.config import files
+from masktuning.config.errors import one_line
 from masktuning.experiments.cell import read_outcome
 from masktuning.experiments.outcome import Outcome
-from masktuning.experiments.plan import Cell, Variant
+from masktuning.experiments.plan import SEARCH, Cell
 from masktuning.experiments.study import CellFailed, Stopped
 
 _LOG = "run.log"
 _POLL_SECONDS = 0.2
-_NOT_KEPT = ("--save_strategy", "no", "--eval_strategy", "no", "--report_to", "none")
-# Flags that say when a run saves and evaluates; without them it does so at its end only.
-_SAVING = (
-    *("--save_strategy", "--save_steps", "--eval_strategy", "--eval_steps"),
-    *("--load_best_model_at_end", "--early_stopping_patience", "--eval_ood"),
-)
+_DIGITS = 6  # of an identity, in the name of a folder
+_LONGEST = 120  # characters of a folder's name
 
 
 @dataclass(frozen=True)
 class CellRunner:
     """How the cells of a comparison are run on this machine."""
 
-    flags: list[str]
-    """The words of `masktuning.train` that all cells have."""
+    words: Callable[[Cell], list[str]]
+    """The words of `masktuning.train` for a cell, without its folder."""
     folder: Path
     """The folder of the run folders."""
-    identity: str
-    """The short name of the study's identity; an earlier outcome counts only if it has the same."""
+    identities: Mapping[str, str]
+    """By variant, the short name of what its runs depend on, which is a part of their folders'
+    names: what another study left is neither resumed nor taken for an outcome of this one."""
     embedded: Path
     """The checkpoint of generated tasks."""
     environment: dict[str, str]
@@ -62,36 +62,39 @@ class CellRunner:
             CellFailed: if the run ended without an outcome.
             Stopped: if the user stopped the comparison.
         """
-        folder = self.folder / folder_name(cell)
-        if (found := read_outcome(folder, self.identity)) is not None:
+        folder, identity = self.folder_of(cell), self.identities[cell.variant]
+        if (found := read_outcome(folder, identity)) is not None:
             return found
-        files.make(folder.parent)
         log = folder.with_name(f"{folder.name}.log")
-        with log.open("wb") as output:
-            code = self._run(self._words(cell, folder), output)
-        found = read_outcome(folder, self.identity) if code == 0 else None
-        if found is None:
-            raise CellFailed(_reason(code, log))
-        shutil.move(log, folder / _LOG)
-        return found
+        try:
+            files.make(folder.parent)
+            with log.open("wb") as output:
+                code = self._run(self._job(cell, folder), output)
+            found = read_outcome(folder, identity) if code == 0 else None
+            if found is not None:
+                shutil.move(log, folder / _LOG)
+                return found
+        except OSError as error:
+            raise CellFailed(f"{one_line(error)}; {log}") from None
+        raise CellFailed(_reason(code, log))
 
-    def _words(self, cell: Cell, folder: Path) -> list[str]:
-        """The words of the command line of a cell."""
-        variant = Variant.parse(cell.variant)
-        words = [*self.flags, "--method", variant.method, "--seed", str(cell.seed)]
-        for name, value in (*variant.options, *cell.point):
-            words += [f"--{name}", *value.split()]
-        if not any(word.split("=")[0] in _SAVING for word in self.flags):
-            words += _NOT_KEPT[:4]
-        if not any(word.startswith("--report_to") for word in self.flags):
-            words += _NOT_KEPT[4:]
-        words += ["--output_dir", str(folder), "--disable_tqdm", "true"]
-        newest = any(folder.glob("checkpoint-*/trainer_state.json"))
-        return [*words, *(["--resume_from_checkpoint"] if newest else ["--overwrite"])]
+    def folder_of(self, cell: Cell) -> Path:
+        """The run folder of a cell."""
+        return self.folder / f"{folder_name(cell)}_{self.identities[cell.variant][:_DIGITS]}"
 
-    def _run(self, words: list[str], output: BinaryIO) -> int:
+    def _job(self, cell: Cell, folder: Path) -> dict[str, object]:
+        """What the process of a cell reads; a run that was killed is resumed, if it can be."""
+        words = [*self.words(cell), "--output_dir", str(folder), "--disable_tqdm", "true"]
+        stopped = any(folder.glob("checkpoint-*/trainer_state.json"))
+        return {
+            "flags": [*words, "--resume_from_checkpoint" if stopped else "--overwrite"],
+            "identity": self.identities[cell.variant],
+            "search": cell.stage == SEARCH,
+            "embedded": str(self.embedded),
+        }
+
+    def _run(self, job: dict[str, object], output: BinaryIO) -> int:
         """The exit status of the process, which is ended if the user stops the comparison."""
-        job = {"flags": words, "identity": self.identity, "embedded": str(self.embedded)}
         with subprocess.Popen(
             [sys.executable, "-m", "masktuning.experiments.cell"],
             stdin=subprocess.PIPE,
@@ -126,8 +129,10 @@ def _gpus() -> list[str]:
 
 
 def folder_name(cell: Cell) -> str:
-    """The name of a cell's run folder."""
-    return re.sub(r"[^\w.,=:+-]+", "_", cell.key)
+    """The name of a cell's run folder, which no other cell has."""
+    plain = cell.key.replace(" ", "_")
+    safe = re.sub(r"[^\w.,=:+-]", "_", plain)[:_LONGEST]
+    return safe if safe == plain else f"{safe}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
 def remove_weights(folder: Path) -> None:
@@ -135,7 +140,7 @@ def remove_weights(folder: Path) -> None:
     for path in [*folder.glob("checkpoint-*"), folder / "stages", folder / "mlm_head"]:
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.rglob("*.safetensors"):
-        path.unlink()
+        path.unlink(missing_ok=True)  # another process on this machine may have been quicker
 
 
 def _reason(code: int, log: Path) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from masktuning.config import files
 from masktuning.config.errors import UsageError, one_line
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage
 
-_HEARTBEAT_SECONDS = 30
-_GRACE_SECONDS = 150
 _LOCK_SECONDS = 60  # how long a process waits for others that write to an SQLite file
 _ATTEMPTS = 5
+_OUTAGE_SECONDS = 300.0  # for which a database may be away, while it is started again for example
+_PAUSE_SECONDS = 3.0
 JOURNAL = ".journal"
+Result = TypeVar("Result")
 
 
 def import_optuna() -> Any:
@@ -83,25 +84,46 @@ def storage_errors(url: str) -> Iterator[None]:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
+    named = f"--storage {hidden(url)}"
     try:
         yield
     except (ArgumentError, NoSuchModuleError) as error:
-        raise UsageError(f"--storage {url}: not a database URL ({one_line(error)})") from None
+        raise UsageError(f"{named}: not a database URL ({one_line(error)})") from None
     except ModuleNotFoundError as error:
-        raise UsageError(f"--storage {url}: install the driver {error.name} first") from None
-    except ImportError as error:
-        raise UsageError(f"--storage {url}: {one_line(error)}") from None
+        raise UsageError(f"{named}: install the driver {error.name} first") from None
     except (StorageInternalError, DBAPIError) as error:
-        raise UsageError(f"--storage {hidden(url)}: {_reason(error)}") from None
+        raise UsageError(f"{named}: {_reason(error)}") from None
     except RuntimeError as error:  # the tables of another version of Optuna
         if "version" not in str(error):
             raise
         raise UsageError(
-            f"--storage {hidden(url)}: its tables are of another version of optuna; upgrade them "
-            "with `optuna storage upgrade`, or give another --storage"
+            f"{named}: its tables are of another version of optuna; upgrade them with `optuna "
+            "storage upgrade`, or give another --storage"
         ) from None
+    except JSONDecodeError:
+        raise UsageError(f"{named}: not a journal file of optuna") from None
     except OSError as error:
-        raise UsageError(f"--storage {url}: {one_line(error)}") from None
+        raise UsageError(f"{named}: {one_line(error)}") from None
+
+
+def with_patience(url: str, act: Callable[[], Result]) -> Result:
+    """What `act` returns; a database that does not answer is asked again for some minutes.
+
+    Raises:
+        UsageError: if it does not answer by then.
+    """
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DBAPIError
+
+    until = time.monotonic() + _OUTAGE_SECONDS
+    with storage_errors(url):
+        while True:
+            try:
+                return act()
+            except (StorageInternalError, DBAPIError):
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
 
 
 def hidden(url: str) -> str:
@@ -122,7 +144,6 @@ def _reason(error: Exception) -> str:
 
 
 def _storage(url: str) -> BaseStorage:
-    from optuna.exceptions import ExperimentalWarning
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
     from sqlalchemy.pool import NullPool
@@ -133,16 +154,14 @@ def _storage(url: str) -> BaseStorage:
     sqlite = url.startswith("sqlite:///")
     if sqlite:
         files.make(Path(url.removeprefix("sqlite:///")).parent)
-    arguments = {"timeout": _LOCK_SECONDS} if sqlite else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat
-        return RDBStorage(
-            _with_driver(url),
-            # No connection stays open during a run, so that many workers do not use them up.
-            engine_kwargs={"connect_args": arguments, "poolclass": NullPool},
-            heartbeat_interval=_HEARTBEAT_SECONDS,
-            grace_period=_GRACE_SECONDS,
-        )
+    return RDBStorage(
+        _with_driver(url),
+        # No connection stays open during a run, so that many workers do not use them up.
+        engine_kwargs={
+            "connect_args": {"timeout": _LOCK_SECONDS} if sqlite else {},
+            "poolclass": NullPool,
+        },
+    )
 
 
 def _with_driver(url: str) -> str:

@@ -1,24 +1,25 @@
 """The cells of a comparison in an Optuna study, which any number of processes work through.
 
 A cell is enqueued as a waiting trial that carries the cell in its attributes. Whoever takes it adds
-its own name, and afterwards the outcome or the error. Trials of one cell may be several: two
-processes enqueued it at once, or the worker of the first one died. The outcome of any of them is
-that of the cell.
+its own name and, as long as it runs the cell, counts up a number. Afterwards it adds the outcome or
+the error. A trial whose number stands still has lost its worker. A cell may have several trials:
+two processes enqueued it at once, or the worker of the first one died. The outcome of any of them
+is that of the cell.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from masktuning.config.errors import UsageError
 from masktuning.experiments.outcome import Outcome
 from masktuning.experiments.plan import Cell
-from masktuning.experiments.storage import open_study, storage_errors
+from masktuning.experiments.storage import open_study, with_patience
 from masktuning.experiments.worker_id import is_gone, this_worker
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _CELL, _WORKER, _OUTCOME, _ERROR, _NOTE = "cell", "worker", "outcome", "error", "note"
 _IDENTITY = "identity"
-_SECONDS_WITHOUT_NAME = 60  # after which a trial whose worker has not signed it is taken again
+_BEAT, _BEAT_SECONDS, _SILENT_SECONDS = "beat", 30.0, 150.0
 
 
 class CellFailed(Exception):
@@ -36,10 +37,6 @@ class CellFailed(Exception):
 
 class Stopped(Exception):
     """A run was ended because the user stopped the comparison."""
-
-
-class _NotMine(Exception):
-    """A trial that is not to be run: it holds no cell, or another trial holds the same one."""
 
 
 @dataclass
@@ -76,28 +73,29 @@ class SharedStudy:
     def __init__(self, url: str, name: str) -> None:
         self._url = url
         self._study = open_study(url, name)
+        self._beats: dict[int, tuple[int | None, float]] = {}
 
     def identify(self, identity: Mapping[str, Any]) -> None:
         """Records what the runs of a new study depend on, or compares it with what was recorded.
 
+        What is recorded of each variant is compared for the variants that were there before.
+
         Raises:
             UsageError: if it differs, since figures of both would be in one table.
         """
-        with storage_errors(self._url):
-            known = self._study.user_attrs.get(_IDENTITY)
-            if known is None:
-                self._study.set_user_attr(_IDENTITY, dict(identity))
-                return
-        changed = [
-            f"{name} {_shortened(known.get(name))} -> {_shortened(identity.get(name))}"
-            for name in sorted(known.keys() | identity.keys())
-            if known.get(name) != identity.get(name)
-        ]
+        known = self._known_identity()
+        changed = list(_changes(known, identity)) if known else []
         if changed:
             raise UsageError(
                 f"the study {self._study.study_name!r} was begun otherwise: {'; '.join(changed)}. "
-                "Give another --study, or go back to what it was begun with"
+                "Give another --study or another --output_dir, or go back to what it was begun with"
             )
+        whole = {**identity, "variants": {**known.get("variants", {}), **identity["variants"]}}
+        if whole != known:
+            with_patience(self._url, lambda: self._study.set_user_attr(_IDENTITY, whole))
+
+    def _known_identity(self) -> dict[str, Any]:
+        return with_patience(self._url, lambda: self._study.user_attrs.get(_IDENTITY, {}))
 
     def progress(self) -> Progress:
         """What is known of all cells."""
@@ -126,31 +124,35 @@ class SharedStudy:
                 self._enqueue(cell)
                 progress.waiting.add(cell.key)
 
-    def retry(self) -> None:
-        """Enqueues the failed cells once more."""
+    def retry(self, variants: Collection[str]) -> None:
+        """Enqueues the failed cells of these variants once more."""
         failures = self.progress().failures
         cells = {cell.key: cell for cell in map(_cell_of, self._trials()) if cell is not None}
         for key in failures:
-            self._enqueue(cells[key])
+            if cells[key].variant in variants:
+                self._enqueue(cells[key])
 
     def end_lost(self) -> None:
         """Ends the trials whose workers have ended, so that `enqueue` adds their cells again.
 
-        Workers of this machine are found by their processes. Those of other machines are found by
-        their heartbeat, which databases record and journal files do not.
+        Workers of this machine are found by their processes. Those of other machines are lost when
+        the number that they count up has stood still for two and a half minutes, by the clock of
+        this process.
         """
-        from optuna.exceptions import ExperimentalWarning
-        from optuna.storages import fail_stale_trials
         from optuna.trial import TrialState
 
-        with storage_errors(self._url), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            fail_stale_trials(self._study)
-            for trial in self._trials():
-                if trial.state == TrialState.RUNNING and _is_lost(trial):
-                    self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        now = time.monotonic()
+        for trial in self._trials():
+            if trial.state != TrialState.RUNNING:
+                continue
+            beat = trial.user_attrs.get(_BEAT)
+            if self._beats.get(trial.number, (None, now))[0] != beat:
+                self._beats[trial.number] = (beat, now)
+            _, since = self._beats.setdefault(trial.number, (beat, now))
+            if now - since > _SILENT_SECONDS or is_gone(trial.user_attrs.get(_WORKER, "")):
+                self._tell(trial.number, {}, None)
 
-    def run_next(self, run: Callable[[Cell], Outcome], wanted: set[str]) -> bool:
+    def run_next(self, run: Callable[[Cell], Outcome], wanted: Collection[str]) -> bool:
         """Takes one of the waiting cells, and records what `run` makes of it.
 
         Args:
@@ -161,54 +163,77 @@ class SharedStudy:
         Returns:
             Whether a cell was run.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        ran = []
-
-        def objective(trial: Trial) -> float:
-            cell = self._taken(trial, wanted)
-            ran.append(cell)
-            return self._run(trial, cell, run)
-
-        if not self.progress().waiting & wanted:
+        if not self.progress().waiting & set(wanted):
             return False
-        with storage_errors(self._url):
-            expected = (CellFailed, Stopped, _NotMine, UpdateFinishedTrialError)
-            try:
-                self._study.optimize(objective, n_trials=1, catch=expected)
-            except ValueError as error:
-                # The worker was silent for so long that others have taken the cell over.
-                if "Cannot tell a" not in str(error):
-                    raise
-        return bool(ran)
+        trial = with_patience(self._url, self._study.ask)
+        cell = self._taken(trial, wanted)
+        if cell is None:
+            self._tell(trial.number, {}, None)
+            return False
+        attributes: dict[str, Any] = {_NOTE: "ended by an error of the program"}
+        value = None
+        try:
+            with self._counting(trial):
+                outcome = run(cell)
+            attributes, value = {_OUTCOME: outcome.as_json()}, outcome.dev
+        except CellFailed as error:
+            attributes = {_ERROR: str(error)}
+        except Stopped:
+            attributes = {_NOTE: "stopped by the user"}
+        finally:  # a trial that fails without an error is enqueued again
+            self._tell(trial, attributes, value)
+        return True
 
-    def _taken(self, trial: Trial, wanted: set[str]) -> Cell:
-        """The cell of a trial, signed with the name of this process."""
+    def _taken(self, trial: Trial, wanted: Collection[str]) -> Cell | None:
+        """The cell of a trial, signed with the name of this process; None if it is not ours."""
         content = trial.user_attrs.get(_CELL)
         if content is None:
-            raise _NotMine  # another process was quicker, so Optuna made a trial without a cell
-        trial.set_user_attr(_WORKER, this_worker())
+            return None  # another process was quicker, so Optuna made a trial without a cell
+        with_patience(self._url, lambda: trial.set_user_attr(_WORKER, this_worker()))
         cell = _cell(content)
-        if cell.key not in wanted:
-            trial.set_user_attr(_NOTE, "taken by a comparison that does not have it")
-            raise _NotMine  # it is enqueued again by those that have it
-        if self._is_held_by_other(trial.number, cell):
-            trial.set_user_attr(_NOTE, "another trial holds the same cell")
-            raise _NotMine
+        if cell.key not in wanted or self._is_held_by_other(trial.number, cell):
+            return None  # where it is wanted, it is enqueued again
         return cell
 
-    def _run(self, trial: Trial, cell: Cell, run: Callable[[Cell], Outcome]) -> float:
-        """Runs a cell and records its outcome or its error."""
+    @contextmanager
+    def _counting(self, trial: Trial) -> Iterator[None]:
+        """Within it a thread counts up the number by which others see that the worker is alive."""
+        done = threading.Event()
+
+        def count() -> None:
+            from optuna.exceptions import OptunaError
+            from sqlalchemy.exc import DBAPIError
+
+            beat = 0
+            while not done.wait(_BEAT_SECONDS):
+                beat += 1
+                # A database that is away, or a trial that others have ended: both are found out
+                # when the outcome is recorded.
+                with suppress(OptunaError, DBAPIError, OSError):
+                    trial.set_user_attr(_BEAT, beat)
+
+        thread = threading.Thread(target=count, daemon=True)
+        thread.start()
         try:
-            outcome = run(cell)
-        except CellFailed as error:  # a trial that fails without an error is enqueued again
-            trial.set_user_attr(_ERROR, str(error))
-            raise
-        except Stopped:
-            trial.set_user_attr(_NOTE, "stopped by the user")
-            raise
-        trial.set_user_attr(_OUTCOME, outcome.as_json())
-        return outcome.dev
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _tell(self, trial: Trial | int, attributes: Mapping[str, Any], value: float | None) -> None:
+        """Ends a trial with a value, or as failed; one that others have ended stays as it is."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import Trial, TrialState
+
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+
+        def tell() -> None:
+            for name, content in attributes.items() if isinstance(trial, Trial) else ():
+                trial.set_user_attr(name, content)
+            self._study.tell(trial, value, state, skip_if_finished=True)
+
+        with suppress(UpdateFinishedTrialError):
+            with_patience(self._url, tell)
 
     def _is_held_by_other(self, number: int, cell: Cell) -> bool:
         """Whether a trial of the same cell is complete, or runs or waits with a lower number."""
@@ -229,12 +254,10 @@ class SharedStudy:
             "seed": cell.seed,
             "stage": cell.stage,
         }
-        with storage_errors(self._url):
-            self._study.enqueue_trial({}, user_attrs={_CELL: content})
+        with_patience(self._url, lambda: self._study.enqueue_trial({}, user_attrs={_CELL: content}))
 
     def _trials(self) -> list[FrozenTrial]:
-        with storage_errors(self._url):
-            return self._study.get_trials(deepcopy=False)
+        return with_patience(self._url, lambda: self._study.get_trials(deepcopy=False))
 
 
 def _cell_of(trial: FrozenTrial) -> Cell | None:
@@ -248,15 +271,13 @@ def _cell(content: Mapping[str, Any]) -> Cell:
     return Cell(content["variant"], point, content["seed"], content["stage"])
 
 
-def _is_lost(trial: FrozenTrial) -> bool:
-    """Whether the worker of a running trial has ended, as far as this machine can tell."""
-    worker = trial.user_attrs.get(_WORKER)
-    if worker is not None:
-        return is_gone(worker)
-    begun = trial.datetime_start or datetime.datetime.now()
-    return (datetime.datetime.now() - begun).total_seconds() > _SECONDS_WITHOUT_NAME
-
-
-def _shortened(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _changes(known: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """What differs between two identities, in words."""
+    for name in sorted(known.keys() | now.keys()):
+        before, after = known.get(name), now.get(name)
+        if where == "variants " and (before is None or after is None):
+            continue  # the comparison has more variants, or fewer
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _changes(before, after, f"{where}{name} ")
+        elif before != after:
+            yield f"{where}{name} {before} -> {after}"

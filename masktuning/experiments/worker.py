@@ -6,14 +6,13 @@ import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from pathlib import Path
 
 from masktuning.experiments.board import Board
 from masktuning.experiments.choice import choices
 from masktuning.experiments.outcome import Outcome
-from masktuning.experiments.plan import FINAL, Cell, Plan, Variant
+from masktuning.experiments.plan import FINAL, Cell, Plan
 from masktuning.experiments.proposals import Space, with_proposals
-from masktuning.experiments.run_cell import CellRunner, folder_name, remove_weights
+from masktuning.experiments.run_cell import CellRunner, remove_weights
 from masktuning.experiments.study import Progress, SharedStudy
 from masktuning.experiments.worker_id import machine
 
@@ -58,6 +57,8 @@ class Workers:
         self._plan, self._spaces, self._study, self._runner = plan, spaces, study, runner
         self._jobs, self._keep, self._board = jobs, keep, board
         self._lock = threading.Lock()
+        self._running: set[str] = set()  # the keys of the cells that this process runs
+        self._without_weights: set[str] = set()
 
     def run(self) -> None:
         """Returns when every cell is done or has failed, here or elsewhere.
@@ -69,7 +70,10 @@ class Workers:
         with ThreadPoolExecutor(self._jobs) as pool:
             futures = [pool.submit(self._work, number) for number in range(self._jobs)]
             try:
-                wait(futures, return_when=FIRST_EXCEPTION)
+                while wait(futures, _POLL_SECONDS, FIRST_EXCEPTION).not_done:
+                    if any(one.done() and one.exception() for one in futures):
+                        break
+                    self._board.refresh()
             finally:
                 self._runner.stop.set()  # has an effect only if something was raised
         for future in futures:
@@ -89,42 +93,46 @@ class Workers:
             if is_complete(plan, progress):
                 return
             wanted = {cell.key for cell in due}
-            if study.run_next(runner, wanted):
+            if study.run_next(lambda cell: self._run(runner, cell), wanted):
                 continue
-            self._runner.stop.wait(_POLL_SECONDS)  # the cells that are left are run elsewhere
+            with self._lock:
+                self._board.say_waiting((progress.running & wanted) - self._running)
+            self._runner.stop.wait(_POLL_SECONDS)
+
+    def _run(self, runner: CellRunner, cell: Cell) -> Outcome:
+        """The outcome of a cell, which counts as run here until it has one."""
+        with self._lock:
+            self._running.add(cell.key)
+        try:
+            return runner(cell)
+        finally:
+            with self._lock:
+                self._running.remove(cell.key)
 
     def _note(self, plan: Plan, progress: Progress) -> None:
         """Shows what is done, and removes the weights that are not to be kept."""
         with self._lock:
             self._board.show(plan, progress)
             if self._keep == "best":
-                prune(plan, progress, self._runner.folder)
+                self._prune(plan, progress)
 
-
-def prune(plan: Plan, progress: Progress, folder: Path) -> None:
-    """Removes the weights of the runs on this machine but the best final one of each variant."""
-    for variant in plan.variants:
-        runs = _runs_here(variant, plan, progress, folder)
-        final = [cell for cell in runs if cell.stage == FINAL]
-        best = max(final, key=lambda cell: (runs[cell].dev, -cell.seed), default=None)
-        for cell in runs:
-            if cell != best:
-                remove_weights(folder / folder_name(cell))
-
-
-def _runs_here(
-    variant: Variant, plan: Plan, progress: Progress, folder: Path
-) -> dict[Cell, Outcome]:
-    """The finished runs of a variant whose folders are on this machine."""
-    here = machine()
-    return {
-        cell: outcome
-        for cell in due_cells(plan, progress)
-        if cell.variant == variant.name
-        and (outcome := progress.outcomes.get(cell.key)) is not None
-        and outcome.machine == here
-        and (folder / folder_name(cell)).is_dir()
-    }
+    def _prune(self, plan: Plan, progress: Progress) -> None:
+        """Removes the weights of the runs on this machine but each variant's best final run."""
+        here = machine()
+        for variant in plan.variants:
+            runs = {
+                cell: outcome
+                for cell in due_cells(plan, progress)
+                if cell.variant == variant.name
+                and (outcome := progress.outcomes.get(cell.key)) is not None
+                and outcome.machine == here
+            }
+            final = [cell for cell in runs if cell.stage == FINAL]
+            best = max(final, key=lambda cell: (runs[cell].dev, -cell.seed), default=None)
+            for cell in runs:
+                if cell != best and cell.key not in self._without_weights:
+                    remove_weights(self._runner.folder_of(cell))
+                    self._without_weights.add(cell.key)
 
 
 def threads_of_a_job(jobs: int) -> str:

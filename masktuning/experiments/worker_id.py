@@ -12,28 +12,44 @@ _SECONDS = 2.0  # by which the start of one process may differ from reading to r
 
 
 def machine() -> str:
-    """A name of this machine that no other one shares, containers of one computer included."""
-    parts = [platform.node()]
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    namespace = Path("/proc/self/ns/pid")
-    if boot.is_file() and namespace.is_symlink():
-        parts += [boot.read_text().strip()[:8], str(namespace.readlink()).strip("pid:[]")]
-    return "-".join(parts)
+    """A name of this machine that stays the same when it is started again."""
+    file = Path("/etc/machine-id")
+    own = file.read_text(encoding="utf-8").strip()[:8] if file.is_file() else ""
+    return f"{platform.node()}-{own}" if own else platform.node()
 
 
 def this_worker() -> str:
-    """The machine, the process id and the start of this process."""
-    return f"{machine()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    """The machine, its start, the process id and the start of this process."""
+    return f"{machine()}:{_start()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
 def is_gone(worker: str) -> bool:
     """Whether a worker ran on this machine and has ended; workers elsewhere are never gone."""
-    where, process, start = worker.rsplit(":", 2)
+    if not worker:
+        return False  # a trial that was taken and not signed yet
+    where, start, process, began = worker.rsplit(":", 3)
     if where != machine():
         return False
+    boot, _, namespace = start.partition("/")
+    own_boot, _, own_namespace = _start().partition("/")
+    if boot != own_boot:
+        return True  # the machine was started again since
+    if namespace != own_namespace:
+        return False  # another container of this machine, whose processes cannot be seen
     try:
         found = psutil.Process(int(process))
-        same = abs(found.create_time() - float(start)) < _SECONDS
+        same = abs(found.create_time() - float(began)) < _SECONDS
         return not same or found.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def _start() -> str:
+    """What tells apart the starts of a machine and the containers on it, where Linux says so."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    namespace = Path("/proc/self/ns/pid")
+    parts = [
+        boot.read_text(encoding="utf-8").strip()[:8] if boot.is_file() else "",
+        str(namespace.readlink()).strip("pid:[]") if namespace.is_symlink() else "",
+    ]
+    return "/".join(parts)

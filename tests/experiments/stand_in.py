@@ -29,22 +29,33 @@ def made_up(cell, folder, failing=()):
 
 @dataclass
 class MadeUpRunner:
-    """Takes `seconds` for a cell, and writes its key into a file when it begins."""
+    """Writes the key of a cell into a file when it begins it, and into another when it ends it.
+
+    `seconds` are what its first cells take, and the last of them what all others take. Each cell
+    waits until the file `gate` is there, if one is given.
+    """
 
     folder: Path
-    seconds: float = 0.0
+    seconds: tuple = (0.0,)
+    gate: str = ""
     failing: tuple = ()
     stop: threading.Event = field(default_factory=threading.Event)
 
     def on_device(self, number):
         return self
 
+    def folder_of(self, cell):
+        return self.folder / folder_name(cell)
+
     def __call__(self, cell):
-        folder = self.folder / folder_name(cell)
+        folder = self.folder_of(cell)
         folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "begun.txt").open("a") as file:
             file.write(f"{cell.key}\n")
-        time.sleep(self.seconds)
+        while self.gate and not Path(self.gate).exists():
+            time.sleep(0.05)
+        count = len((self.folder / "begun.txt").read_text().splitlines())
+        time.sleep(self.seconds[min(count, len(self.seconds)) - 1])
         outcome = made_up(cell, folder, self.failing)
         (folder / "model.safetensors").write_bytes(b"weights")
         with (self.folder / "ended.txt").open("a") as file:
@@ -69,6 +80,7 @@ def work(url, name, of, runner, jobs=1, keep="best", spaces=None):
     return SharedStudy(url, name).progress()
 
 
-if __name__ == "__main__":  # URL FOLDER SECONDS
-    url, folder, seconds = sys.argv[1:]
-    work(url, "shared", plan(seeds=3), MadeUpRunner(Path(folder), float(seconds)))
+if __name__ == "__main__":  # URL FOLDER SECONDS,SECONDS GATE
+    url, folder, seconds, gate = sys.argv[1:]
+    each = tuple(map(float, seconds.split(",")))
+    work(url, "shared", plan(seeds=3), MadeUpRunner(Path(folder), each, gate))

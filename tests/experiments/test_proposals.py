@@ -61,7 +61,7 @@ def test_a_comparison_searches_proposes_and_reports(tmp_path):
         ("--trials 3", "go together"),
         ("--search tpe --trials 0 --grid learning_rate=1..2", "--trials is 0: give 1 or more"),
         ("--search tpe --trials 3 --grid learning_rate=2..1", "write a range as low..high"),
-        ("--search tpe --trials 3 --grid learning_rate=1..x", "write a range as low..high"),
+        ("--search tpe --trials 3 --grid learning_rate=1..x", "learning_rate"),
         ("--search tpe --trials 3 --grid learning_rate=1..2,3", "write a range as low..high"),
     ],
 )

@@ -7,8 +7,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,12 @@ import pytest
 from stand_in import MadeUpRunner, made_up, plan, work
 
 from masktuning.config.errors import UsageError
+from masktuning.experiments import study as study_module
 from masktuning.experiments.outcome import Outcome, SetOutcome
 from masktuning.experiments.plan import Cell
 from masktuning.experiments.storage import hidden, open_study
-from masktuning.experiments.study import CellFailed, SharedStudy, Stopped
-from masktuning.experiments.worker_id import is_gone, machine, this_worker
+from masktuning.experiments.study import CellFailed, Progress, SharedStudy, Stopped
+from masktuning.experiments.worker_id import is_gone, this_worker
 
 POINTS = ((("lr", "1"),), (("lr", "2"),), (("lr", "3"),))
 
@@ -82,10 +85,15 @@ def url(request, tmp_path):
     return request.getfixturevalue("postgresql")
 
 
-def start(url, folder, seconds):
-    """A process of its own that works through the plan of `stand_in`."""
+@contextmanager
+def started(url, folder, seconds, gate=""):
+    """A process of its own that works through the plan of `stand_in`; it is ended afterwards."""
     words = [sys.executable, str(Path(__file__).with_name("stand_in.py")), url, str(folder)]
-    return subprocess.Popen([*words, str(seconds)], stdout=subprocess.DEVNULL)
+    with subprocess.Popen([*words, seconds, gate], stdout=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def lines(path):
@@ -93,12 +101,12 @@ def lines(path):
 
 
 def wait_for(condition):
-    """Waits until something holds; a minute is many times what it takes."""
-    for _ in range(600):
+    """Waits until something holds; three minutes are many times what it takes."""
+    for _ in range(1800):
         if condition():
             return
         time.sleep(0.1)
-    raise AssertionError("a minute has passed")
+    raise AssertionError("three minutes have passed")
 
 
 def clear(url):
@@ -143,12 +151,11 @@ def test_a_plan_is_worked_through_with_its_search_first(url, tmp_path):
     assert finals == {Cell("b:x=1", best, seed, "final").key for seed in (1, 2)}
 
 
-def test_a_killed_process_loses_one_cell_at_most(url, tmp_path):
+def test_a_killed_process_loses_the_cell_that_it_ran(url, tmp_path):
     clear(url)
-    first = start(url, tmp_path, 0.5)
-    wait_for(lambda: len(lines(tmp_path / "begun.txt")) == 3)
-    first.kill()
-    first.wait()
+    with started(url, tmp_path, "0,0,600") as first:
+        wait_for(lambda: len(lines(tmp_path / "begun.txt")) == 3)
+        first.kill()
     ended = lines(tmp_path / "ended.txt")
     of = plan(seeds=3)
     progress = work(url, "shared", of, MadeUpRunner(tmp_path))
@@ -157,43 +164,105 @@ def test_a_killed_process_loses_one_cell_at_most(url, tmp_path):
     for cell in cells:
         expected = made_up(cell, "").sets["far"].correct
         np.testing.assert_array_equal(progress.outcomes[cell.key].sets["far"].correct, expected)
-    begun = Counter(lines(tmp_path / "begun.txt"))
-    again = {key for key, count in begun.items() if count > 1}
-    # What had ended is not run again, unless the kill came before it was recorded.
-    assert len(again) == 1 and begun.total() == 7 and not again & set(ended[:-1])
+    begun = lines(tmp_path / "begun.txt")
+    again = [key for key, count in Counter(begun).items() if count > 1]
+    assert len(ended) == 2 and again == [begun[2]]
 
 
 def test_two_processes_share_the_cells(url, tmp_path):
+    """Each waits with its first cell until the other has begun one, too."""
     clear(url)
-    processes = [start(url, tmp_path / name, 0.6) for name in ("one", "two")]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    one, two = (lines(tmp_path / name / "begun.txt") for name in ("one", "two"))
+    names = ("one", "two")
+    gates = [str(tmp_path / name / "begun.txt") for name in reversed(names)]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(started(url, tmp_path / name, "0", gate))
+            for name, gate in zip(names, gates, strict=True)
+        ]
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    one, two = (lines(tmp_path / name / "begun.txt") for name in names)
     assert one and two
     cells = plan(seeds=3).final_cells({"a": (), "b:x=1": ()})
     assert Counter([*one, *two]) == Counter(cell.key for cell in cells)  # each of them once
 
 
-def test_a_cell_of_a_machine_that_is_silent_is_taken_over(tmp_path):
-    """The heartbeat of a database: the worker seems to be on another machine."""
-    url = f"sqlite:///{tmp_path}/study.db"
-    first = start(url, tmp_path, 60)
-    wait_for(lambda: len(lines(tmp_path / "begun.txt")) == 1)
-    first.kill()
-    first.wait()
-    study = SharedStudy(url, "shared")
-    with sqlite3.connect(tmp_path / "study.db") as database:
-        database.execute(
-            "update trial_user_attributes set value_json = ? where key = 'worker'",
-            ['"elsewhere:1:1.0"'],
-        )
-    study.end_lost()
-    assert len(study.progress().running) == 1  # it may be alive
-    with sqlite3.connect(tmp_path / "study.db") as database:
-        database.execute("update trial_heartbeats set heartbeat = '2020-01-01 00:00:00'")
-    study.end_lost()
-    assert not study.progress().running
-    progress = work(url, "shared", plan(seeds=3), MadeUpRunner(tmp_path))
-    assert len(progress.outcomes) == 6
+def test_a_cell_of_a_machine_that_is_silent_is_taken_over(url, tmp_path, monkeypatch):
+    """The worker seems to be on another machine; its number stands still."""
+    clear(url)
+    monkeypatch.setattr(study_module, "this_worker", lambda: "elsewhere:x/y:1:1.0")
+    other, of = SharedStudy(url, "shared"), plan(variants=("a",), seeds=1)
+    cells = of.final_cells({"a": ()})
+    other.enqueue(cells, other.progress())
+    other._taken(other._study.ask(), {cells[0].key})  # and never heard of again
+    watcher = SharedStudy(url, "shared")
+    watcher.end_lost()
+    assert watcher.progress().running  # it may be alive
+    monkeypatch.setattr(study_module, "_SILENT_SECONDS", 0.05)
+    time.sleep(0.1)
+    watcher.end_lost()
+    assert not watcher.progress().running and not watcher.progress().failures
+    monkeypatch.undo()
+    assert len(work(url, "shared", of, MadeUpRunner(tmp_path)).outcomes) == 1
+
+
+def test_a_worker_that_counts_up_is_left_alone(tmp_path, monkeypatch):
+    url, of = f"sqlite:///{tmp_path}/study.db", plan(variants=("a",), seeds=1)
+    monkeypatch.setattr(study_module, "_BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(study_module, "this_worker", lambda: "elsewhere:x/y:1:1.0")
+    study, watcher = SharedStudy(url, "s"), SharedStudy(url, "s")
+    study.enqueue(of.final_cells({"a": ()}), study.progress())
+    beats = set()
+
+    def watched(cell):
+        def counted():
+            trial = watcher._study.get_trials()[0]
+            beats.add(trial.user_attrs.get("beat"))
+            return len(beats - {None}) > 1
+
+        wait_for(counted)
+        watcher.end_lost()
+        return made_up(cell, tmp_path)
+
+    assert study.run_next(watched, {"final a seed=1"})
+    assert len(study.progress().outcomes) == 1
+
+
+def test_a_database_that_is_away_for_a_while_loses_nothing(tmp_path, monkeypatch):
+    """It is locked when the outcome is to be recorded, and free again later."""
+    monkeypatch.setattr("masktuning.experiments.storage._LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("masktuning.experiments.storage._PAUSE_SECONDS", 0.05)
+    url, of = f"sqlite:///{tmp_path}/study.db", plan(variants=("a",), seeds=1)
+    study = SharedStudy(url, "s")
+    study.enqueue(of.final_cells({"a": ()}), study.progress())
+    database = sqlite3.connect(tmp_path / "study.db", check_same_thread=False)
+    free = threading.Timer(1.0, database.rollback)
+
+    def locking(cell):
+        database.execute("begin exclusive")
+        free.start()
+        return made_up(cell, tmp_path)
+
+    assert study.run_next(locking, {"final a seed=1"})
+    free.join()
+    database.close()
+    assert len(study.progress().outcomes) == 1
+
+
+def test_a_database_that_stays_away_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("masktuning.experiments.storage._LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("masktuning.experiments.storage._OUTAGE_SECONDS", 0.0)
+    url, of = f"sqlite:///{tmp_path}/study.db", plan(variants=("a",), seeds=1)
+    study = SharedStudy(url, "s")
+    study.enqueue(of.final_cells({"a": ()}), study.progress())
+    database = sqlite3.connect(tmp_path / "study.db")
+
+    def locking(cell):
+        database.execute("begin exclusive")
+        return made_up(cell, tmp_path)
+
+    with pytest.raises(UsageError, match="another program has locked the database"):
+        study.run_next(locking, {"final a seed=1"})
+    database.close()
 
 
 def test_a_failed_cell_keeps_its_error_and_the_others_go_on(tmp_path):
@@ -203,7 +272,9 @@ def test_a_failed_cell_keeps_its_error_and_the_others_go_on(tmp_path):
     assert progress.failures == {bad: "made to fail"} and len(progress.outcomes) == 3
     progress = work(url, "s", of, MadeUpRunner(tmp_path))  # it is not run again unasked
     assert progress.failures == {bad: "made to fail"}
-    SharedStudy(url, "s").retry()
+    SharedStudy(url, "s").retry({"b:x=1"})
+    assert SharedStudy(url, "s").progress().failures
+    SharedStudy(url, "s").retry({"a"})
     progress = work(url, "s", of, MadeUpRunner(tmp_path))
     assert not progress.failures and len(progress.outcomes) == 4
 
@@ -271,23 +342,35 @@ def test_only_the_best_run_keeps_its_weights(tmp_path, keep):
 
 
 def test_a_study_that_was_begun_otherwise_is_refused(tmp_path):
+    def identity(code="abc", rows="3 rows 12", **variants):
+        return {"code": code, "texts": {"dev": rows}, "variants": variants}
+
     study = SharedStudy(f"sqlite:///{tmp_path}/study.db", "s")
-    study.identify({"code": "abc", "texts": {"dev": "3 rows 12"}})
-    study.identify({"code": "abc", "texts": {"dev": "3 rows 12"}})
+    study.identify(identity(a={"lr": 1.0}))
+    study.identify(identity(b={"lr": 2.0}))  # a further variant, without the first one
+    study.identify(identity(a={"lr": 1.0}, b={"lr": 2.0}))
     with pytest.raises(UsageError, match=r"study 's' was begun otherwise: code abc -> def\. Give"):
-        study.identify({"code": "def", "texts": {"dev": "3 rows 12"}})
-    with pytest.raises(UsageError, match=r"texts .*3 rows 12.* -> .*4 rows 12"):
-        study.identify({"code": "abc", "texts": {"dev": "4 rows 12"}})
+        study.identify(identity(code="def", a={"lr": 1.0}))
+    with pytest.raises(UsageError, match="texts dev 3 rows 12 -> 4 rows 12"):
+        study.identify(identity(rows="4 rows 12", a={"lr": 1.0}))
+    with pytest.raises(UsageError, match=r"variants b lr 2\.0 -> 3\.0"):
+        study.identify(identity(b={"lr": 3.0}))
+    with pytest.raises(UsageError, match=r"variants b steps None -> 4"):
+        study.identify(identity(b={"lr": 2.0, "steps": 4}))
 
 
 def test_a_worker_is_gone_when_its_process_has_ended():
     assert not is_gone(this_worker())
+    where, start, number, began = this_worker().rsplit(":", 3)
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    assert is_gone(f"{machine()}:{process.pid}:1.0")
-    assert not is_gone(f"elsewhere:{process.pid}:1.0")
-    where, number, started = this_worker().rsplit(":", 2)
-    assert is_gone(f"{where}:{number}:{float(started) - 100}")  # the id was given to another one
+    assert is_gone(f"{where}:{start}:{process.pid}:1.0")
+    assert not is_gone(f"elsewhere:{start}:{process.pid}:1.0")
+    assert is_gone(f"{where}:{start}:{number}:{float(began) - 100}")  # the id of another one now
+    boot, _, namespace = start.partition("/")
+    assert is_gone(f"{where}:earlier/{namespace}:{number}:{began}")  # before the machine's start
+    assert not is_gone(f"{where}:{boot}/other:{number}:{began}")  # in another container
+    assert not is_gone("")
 
 
 class TestBadStorage:
@@ -296,6 +379,15 @@ class TestBadStorage:
     def test_no_url(self):
         with pytest.raises(UsageError, match="--storage nonsense: not a database URL"):
             open_study("nonsense", "s")
+
+    def test_a_driver_that_is_missing_shows_no_password(self):
+        with pytest.raises(UsageError, match="--storage oracle://me@host/db: install the driver"):
+            open_study("oracle://me:secret@host/db", "s")
+
+    def test_a_file_that_is_no_journal(self, tmp_path):
+        (tmp_path / "x.journal").write_text("no journal\n")
+        with pytest.raises(UsageError, match="not a journal file of optuna"):
+            open_study(f"{tmp_path}/x.journal", "s")
 
     def test_an_unknown_database(self):
         with pytest.raises(UsageError, match="--storage fancy://x/y: not a database URL"):
@@ -331,14 +423,16 @@ class TestBadStorage:
 
     def test_a_locked_file(self, tmp_path, monkeypatch):
         monkeypatch.setattr("masktuning.experiments.storage._LOCK_SECONDS", 0.1)
+        monkeypatch.setattr("masktuning.experiments.storage._OUTAGE_SECONDS", 0.0)
         url = f"sqlite:///{tmp_path}/study.db"
         study = SharedStudy(url, "s")
         with sqlite3.connect(tmp_path / "study.db") as database:
             database.execute("begin exclusive")
             with pytest.raises(UsageError, match="another program has locked the database"):
-                study.enqueue(plan().final_cells({"a": ()}), study_progress())
+                study.enqueue(plan().final_cells({"a": ()}), Progress())
 
-    def test_a_full_disk(self, tmp_path):
+    def test_a_full_disk(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("masktuning.experiments.storage._OUTAGE_SECONDS", 0.0)
         url = f"sqlite:///{tmp_path}/study.db"
         study = SharedStudy(url, "s")
         study._study._storage._backend.engine.dispose()
@@ -351,7 +445,7 @@ class TestBadStorage:
             connection.execute("pragma max_page_count = 1")
 
         with pytest.raises(UsageError, match="the disk cannot be written to"):
-            study.enqueue(plan(seeds=300).final_cells({"a": ()}), study_progress())
+            study.enqueue(plan(seeds=300).final_cells({"a": ()}), Progress())
 
     def test_optuna_is_not_installed(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "optuna", None)
@@ -361,12 +455,6 @@ class TestBadStorage:
     def test_a_password_is_not_shown(self):
         assert hidden("postgresql://me:secret@host/db") == "postgresql://me@host/db"
         assert hidden("sqlite:///a/b.db") == "sqlite:///a/b.db"
-
-
-def study_progress():
-    from masktuning.experiments.study import Progress
-
-    return Progress()
 
 
 def test_what_a_failed_cell_says_reaches_the_study(tmp_path):

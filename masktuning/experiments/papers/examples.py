@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from masktuning.experiments.outcome import Outcome
 from masktuning.experiments.papers.rebuild import run_part
 from masktuning.experiments.papers.requests import Wanted, parts
 from masktuning.experiments.papers.spec import PaperTable
+from masktuning.experiments.worker_id import machine
 from masktuning.training.perturbation_log import FILE
 
 NOTES = (
@@ -60,7 +60,7 @@ def read_log(outcome: Outcome) -> list[dict[str, Any]]:
     """
     path = Path(outcome.folder) / FILE
     if not path.is_file():
-        here = "this machine" if outcome.machine == socket.gethostname() else outcome.machine
+        here = "this machine" if outcome.machine == machine() else outcome.machine
         raise UsageError(
             f"{path} on {here} has the perturbed texts of the run and is not here: give another "
             "--output_dir to run it again"

@@ -26,7 +26,6 @@ def rebuild(table: PaperTable, wanted: Wanted, protocol: str) -> str:
         print(line)
     todo = list(parts(table, wanted))
     layout = Layout(table, protocol, found, lines)
-    paths = layout.write(wanted.output_dir)
     for i, part in enumerate(todo, 1):
         print(f"\n{i} of {len(todo)}: {part.model.label} on {part.task}", flush=True)
         comparison = run_part(part)
@@ -34,7 +33,7 @@ def rebuild(table: PaperTable, wanted: Wanted, protocol: str) -> str:
             outcomes = comparison.outcomes.get(method.variant.name, {})
             found[part.model.name, method.name, part.task] = outcomes
         lines += problems(part, comparison)
-        layout.write(wanted.output_dir)
+        paths = layout.write(wanted.output_dir)
     written = ", ".join(map(str, paths))
     return f"\n{layout.text()}\n\nwritten: {written}; a report of each comparison is next to them"
 

@@ -89,8 +89,9 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except (ArgumentError, NoSuchModuleError) as error:
         raise UsageError(f"{named}: not a database URL ({one_line(error)})") from None
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{named}: install the driver {error.name} first") from None
+    except ImportError as error:
+        driver = getattr(error.__cause__ or error, "name", None) or "of this database"
+        raise UsageError(f"{named}: install the driver {driver} first") from None
     except (StorageInternalError, DBAPIError) as error:
         raise UsageError(f"{named}: {_reason(error)}") from None
     except RuntimeError as error:  # the tables of another version of Optuna
@@ -154,7 +155,7 @@ def _storage(url: str) -> BaseStorage:
     sqlite = url.startswith("sqlite:///")
     if sqlite:
         files.make(Path(url.removeprefix("sqlite:///")).parent)
-    return RDBStorage(
+    storage = RDBStorage(
         _with_driver(url),
         # No connection stays open during a run, so that many workers do not use them up.
         engine_kwargs={
@@ -162,6 +163,27 @@ def _storage(url: str) -> BaseStorage:
             "poolclass": NullPool,
         },
     )
+    if sqlite:
+        _lock_before_reading(storage.engine)
+    return storage
+
+
+def _lock_before_reading(engine: Any) -> None:
+    """Makes every transaction of an SQLite engine take the lock for writing as it begins.
+
+    Optuna reads whether a trial waits and then writes that it runs. SQLite, unlike other databases,
+    does not lock the row that was read, so two processes could take the same trial.
+    """
+    from sqlalchemy import event
+
+    def connect(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transactions by itself
+
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", connect)
+    event.listen(engine, "begin", begin)
 
 
 def _with_driver(url: str) -> str:

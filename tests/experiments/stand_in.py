@@ -80,6 +80,15 @@ def work(url, name, of, runner, jobs=1, keep="best", spaces=None):
     return SharedStudy(url, name).progress()
 
 
+def wait_for(condition):
+    """Waits until something holds; three minutes are many times what it takes."""
+    for _ in range(1800):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("three minutes have passed")
+
+
 if __name__ == "__main__":  # URL FOLDER SECONDS,SECONDS GATE
     url, folder, seconds, gate = sys.argv[1:]
     each = tuple(map(float, seconds.split(",")))

@@ -8,13 +8,14 @@ import sys
 import threading
 
 import pytest
+from stand_in import wait_for
 
 from masktuning import compare
 from masktuning.config.errors import UsageError
 from masktuning.demo import EMBEDDED
 from masktuning.experiments.cell import read_outcome
 from masktuning.experiments.identity import identity_of
-from masktuning.experiments.plan import FINAL, Cell
+from masktuning.experiments.plan import FINAL, SEARCH, Cell
 from masktuning.experiments.run_cell import CellRunner, folder_name
 from masktuning.experiments.study import CellFailed, Stopped
 from masktuning.training.build import read_texts
@@ -50,7 +51,10 @@ BAD = {
     "--methods mask_tuning:alpha=0 --grid alpha=0.1": "--methods fixes it for every method",
     "--methods finetuning --grid learning_rate": "write option=value,value",
     "--methods finetuning --grid learning_rate=fast": "learning_rate",
-    "--methods finetuning --grid seed=1,2": "--grid seed: search options of the methods",
+    "--methods finetuning --grid seed=1,2": "give how many as --seeds",
+    "--methods finetuning:seed=7": "give how many as --seeds",
+    "--methods finetuning:method=poe": "--method is not for a comparison: give --methods",
+    "--methods finetuning --do_eval false": "a comparison measures every run",
     "--methods finetuning --seeds 0": "--seeds is 0: give 1 or more",
     "--methods finetuning --jobs 0": "--jobs is 0: give 1 or more",
     "--methods finetuning --seed 3": "give how many as --seeds",
@@ -75,30 +79,42 @@ def job_of(*words):
     return read_job([*SMALL, *words], EMBEDDED, warn=False)
 
 
-def test_the_identity_follows_texts_flags_and_settings_but_not_places(tmp_path):
+def test_the_identity_follows_contents_and_options_but_not_places(tmp_path):
     def identity(*words):
         job = job_of(*words)
-        return identity_of(job, read_texts(job), [*SMALL, *words])
+        return identity_of({"finetuning": job}, read_texts(job))
+
+    def options(*words):
+        return identity(*words)["variants"]["finetuning"]
 
     known = identity()
-    assert known == identity("--output_dir", str(tmp_path))
-    assert known["flags"] != identity("--learning_rate", "1")["flags"]
+    assert known == identity("--output_dir", str(tmp_path), "--seed", "7")
+    assert known == identity("--dataloader_num_workers", "1", "--report_to", "none")
+    assert options("--learning_rate", "1")["learning_rate"] == 1.0
+    assert identity("--learning_rate=1e-4") == identity("--learning_rate", "0.0001")
     fewer = identity("--max_eval_samples", "15")
     assert fewer["texts"]["train"] == known["texts"]["train"]
     assert fewer["texts"]["dev"] != known["texts"]["dev"]
-    copied = shutil.copytree(EMBEDDED, tmp_path / EMBEDDED.name)
-    assert identity("--model_name_or_path", str(copied)) == known
-    weights = copied / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert identity("--model_name_or_path", str(copied))["model"] != known["model"]
+    config = tmp_path / "config.yaml"
+    for rate in (0.1, 0.2):
+        config.write_text(f"learning_rate: {rate}\n")
+        assert options("--config", str(config))["learning_rate"] == rate
+    for name in ("one", "two"):
+        copied = shutil.copytree(EMBEDDED, tmp_path / name)
+        assert identity("--model_name_or_path", str(copied)) == known
+    for file in ("model.safetensors", "tokenizer.json"):
+        before = options("--model_name_or_path", str(copied))["model_name_or_path"]
+        changed = copied / file
+        changed.write_bytes(changed.read_bytes() + b" ")
+        assert options("--model_name_or_path", str(copied))["model_name_or_path"] != before
 
 
 def runner(folder, *words, **more):
     return CellRunner(
-        flags=[*SMALL, *words],
+        words=lambda cell: [*SMALL, *words, "--method", cell.variant, "--seed", str(cell.seed)],
         folder=folder,
-        identity="this",
-        embedded=more.get("embedded", EMBEDDED),
+        identities={"finetuning": "this"},
+        embedded=EMBEDDED,
         environment={"OMP_NUM_THREADS": "1"},
         stop=more.get("stop", threading.Event()),
     )
@@ -106,8 +122,45 @@ def runner(folder, *words, **more):
 
 def test_a_cell_that_fails_says_why(tmp_path):
     cell = Cell("finetuning", (("learning_rate", "0.5"),), 1, FINAL)
-    with pytest.raises(CellFailed, match=r"no_such.*; .*learning_rate=0\.5_seed=1\.log$"):
+    with pytest.raises(CellFailed, match=r"no_such.*; .*learning_rate=0\.5_seed=1_this\.log$"):
         runner(tmp_path, "--model_name_or_path", "./no_such")(cell)
+
+
+def test_folders_of_cells_differ_however_their_names_are_written():
+    points = [(("treebank", "a/b"),), (("treebank", "a_b"),), (("x", "y" * 400),)]
+    names = {folder_name(Cell("finetuning", point, 1, FINAL)) for point in points}
+    assert len(names) == 3 and all(len(name) < 140 and "/" not in name for name in names)
+
+
+def test_what_an_earlier_study_left_is_not_taken_up(tmp_path):
+    """An outcome, and a checkpoint, of the same cell of other code."""
+    cell = Cell("finetuning", (), 1, FINAL)
+    old, new = (
+        CellRunner(lambda cell: [], tmp_path, {"finetuning": name}, EMBEDDED, {}, threading.Event())
+        for name in ("old", "new")
+    )
+    checkpoint = old.folder_of(cell) / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    (old.folder_of(cell) / "outcome.json").write_text("")  # as a machine without power leaves it
+    assert "--resume_from_checkpoint" in old._job(cell, old.folder_of(cell))["flags"]
+    assert read_outcome(old.folder_of(cell), "old") is None
+    assert "--overwrite" in new._job(cell, new.folder_of(cell))["flags"]
+
+
+def test_a_full_disk_fails_one_run(tmp_path, monkeypatch):
+    def full(self, job, output):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CellRunner, "_run", full)
+    with pytest.raises(CellFailed, match=r"No space left on device; .*seed=1_this\.log"):
+        runner(tmp_path)(Cell("finetuning", (), 1, FINAL))
+
+
+def test_a_search_measures_dev_alone_and_workers_may_load_data(tmp_path):
+    """One real run; processes of a data loader end with it, as the thread that waits does."""
+    found = runner(tmp_path, "--dataloader_num_workers", "1")(Cell("finetuning", (), 1, SEARCH))
+    assert [*found.sets] == ["dev"] and len(found.sets["dev"].correct) == 16
 
 
 def test_a_cell_that_is_killed_is_told_as_out_of_memory(tmp_path, monkeypatch):
@@ -125,7 +178,7 @@ def test_a_cell_ends_when_the_comparison_is_stopped_or_dies(tmp_path):
     with pytest.raises(Stopped):
         runner(tmp_path, stop=stop)(Cell("finetuning", (), 1, FINAL))
     flags = [*SMALL[:2], "--output_dir", str(tmp_path / "orphan")]
-    job = {"flags": flags, "identity": "this", "embedded": str(EMBEDDED)}
+    job = {"flags": flags, "identity": "this", "search": False, "embedded": str(EMBEDDED)}
     words = [sys.executable, "-m", "masktuning.experiments.cell"]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
         process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -142,8 +195,6 @@ def test_a_small_comparison_ends_in_tables_and_goes_on_with_more(tmp_path, capsy
     compare.main([*TWO[:2], *words])
     printed = capsys.readouterr().out
     assert "final finetuning seed=1: dev" in printed
-    outcome = read_outcome(out / "runs" / folder_name(Cell("finetuning", (), 1, FINAL)), "other")
-    assert outcome is None  # of another identity
     for name in ("comparison.md", "comparison.tex", "comparison.csv", "comparison.json"):
         assert (out / name).stat().st_size > 100
     compare.main([*TWO, *words])
@@ -151,9 +202,13 @@ def test_a_small_comparison_ends_in_tables_and_goes_on_with_more(tmp_path, capsy
     assert "1 of 2 runs were done before" in printed
     assert "final mask_tuning seed=1: dev" in printed and "final finetuning" not in printed
     found = json.loads((out / "comparison.json").read_text())
-    kept = json.loads((out / "runs" / "final_mask_tuning_seed=1" / "all_results.json").read_text())
+    [path] = out.glob("runs/demo/final_mask_tuning_seed=1_*/all_results.json")
+    kept = json.loads(path.read_text())
     assert f"{kept['eval_dev_accuracy']:.6f}" in json.dumps(rounded(found))
-    with pytest.raises(UsageError, match="the study 'demo' was begun otherwise: flags"):
+    with pytest.raises(
+        UsageError,
+        match=r"the study 'demo' was begun otherwise: variants finetuning learning_rate 0\.0003 ",
+    ):
         compare.main([*TWO, *words, "--learning_rate", "1e-3"])
 
 
@@ -194,12 +249,9 @@ def test_killed_half_way_it_ends_with_the_same_table(tmp_path):
     for name in ("whole", "killed"):
         command = [*words, "--output_dir", str(tmp_path / name)]
         if name == "killed":
-            process = subprocess.Popen(command, env=environment)
-            third = tmp_path / name / "runs" / "final_finetuning_seed=2.log"
-            while not third.exists():
-                assert process.poll() is None
-            process.kill()
-            process.wait()
+            with subprocess.Popen(command, env=environment) as process:
+                wait_for(lambda: [*tmp_path.glob("killed/runs/demo/*finetuning_seed=2_*.log")])
+                process.kill()
         subprocess.run(command, env=environment, check=True, timeout=300)
         found = json.loads((tmp_path / name / "comparison.json").read_text())
         tables.append(without_costs(found))

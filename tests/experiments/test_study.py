@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_in import MadeUpRunner, made_up, plan, work
+from stand_in import MadeUpRunner, made_up, plan, wait_for, work
 
 from masktuning.config.errors import UsageError
 from masktuning.experiments import study as study_module
@@ -98,15 +98,6 @@ def started(url, folder, seconds, gate=""):
 
 def lines(path):
     return path.read_text().split("\n")[:-1] if path.is_file() else []
-
-
-def wait_for(condition):
-    """Waits until something holds; three minutes are many times what it takes."""
-    for _ in range(1800):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("three minutes have passed")
 
 
 def clear(url):

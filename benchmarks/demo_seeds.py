@@ -1,13 +1,13 @@
-"""Both methods on a demo task over five seeds: mean, standard deviation, paired difference.
+"""The methods of a demo task over five seeds: mean, standard deviation, paired differences.
 
 OMP_NUM_THREADS=1 python benchmarks/demo_seeds.py demo benchmarks/results/demo_five_seeds.json
-OMP_NUM_THREADS=2 python benchmarks/demo_seeds.py demo \\
-    benchmarks/results/demo_five_seeds_2_threads.json
 python benchmarks/demo_seeds.py demo-pairs benchmarks/results/demo-pairs_five_seeds.json
 
 The demo prints what is in masktuning/demo/seeds.json; this command makes it of those results:
 
 python benchmarks/demo_seeds.py --package
+
+The results are written after each seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from timing import environment
 
 SEEDS = (1, 2, 3, 4, 5)
 SETS = ("dev", "ood_balanced", "ood_adversarial")
-METHODS = {"finetuning": "finetuning", "mask_tuning": "."}
+METHODS = {
+    "finetuning": "finetuning",
+    "mask_tuning": ".",
+    "bias_product": "bias_product",
+    "learned_mixin": "learned_mixin",
+}
+BASELINE = "finetuning"
 RESULTS = Path(__file__).parent / "results"
 PACKAGED = Path(__file__).parents[1] / "masktuning" / "demo" / "seeds.json"
 
@@ -34,7 +40,7 @@ def accuracies(task: str, seed: int, folder: Path) -> dict[str, dict[str, float]
     """The accuracies of one run of the command in per cent, by method and set."""
     command = [sys.executable, "-m", "masktuning.train", "--task", task, "--seed", str(seed)]
     subprocess.run(
-        [*command, "--output_dir", str(folder), "--disable_tqdm", "true"],
+        [*command, "--output_dir", str(folder), "--disable_tqdm", "true", "--save_strategy", "no"],
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -46,17 +52,21 @@ def accuracies(task: str, seed: int, folder: Path) -> dict[str, dict[str, float]
 
 
 def summary(runs: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Mean and standard deviation of each cell, and of Mask-tuning minus fine-tuning."""
+    """Mean and standard deviation by set and method, and of each method minus fine-tuning."""
     table: dict[str, Any] = {}
     for name in SETS:
         columns = {method: [run[method][name] for run in runs] for method in METHODS}
-        pairs = zip(columns["mask_tuning"], columns["finetuning"], strict=True)
-        columns["difference"] = [tuned - plain for tuned, plain in pairs]
-        table[name] = {
-            what: {"mean": statistics.mean(values), "sd": statistics.stdev(values)}
-            for what, values in columns.items()
+        table[name] = {method: _statistics(values) for method, values in columns.items()}
+        table[name]["minus_finetuning"] = {
+            method: _statistics([a - b for a, b in zip(values, columns[BASELINE], strict=True)])
+            for method, values in columns.items()
+            if method != BASELINE
         }
     return table
+
+
+def _statistics(values: list[float]) -> dict[str, float]:
+    return {"mean": statistics.mean(values), "sd": statistics.stdev(values)}
 
 
 def package() -> None:
@@ -80,15 +90,14 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--package"]:
         package()
         sys.exit()
-    task = sys.argv[1] if len(sys.argv) > 1 else "demo"
-    with tempfile.TemporaryDirectory() as folder:
-        runs = [accuracies(task, seed, Path(folder) / str(seed)) for seed in SEEDS]
-    command = f"python benchmarks/demo_seeds.py {task}"
-    result = {"command": command, **environment(), "seeds": SEEDS, "runs": runs}
-    result["summary"] = summary(runs)
-    text = json.dumps(result, indent=1)
-    for name, row in result["summary"].items():
-        cells = [f"{what} {v['mean']:.1f} +- {v['sd']:.1f}" for what, v in row.items()]
-        print(f"{name}: {', '.join(cells)}")
-    if len(sys.argv) > 2:
-        Path(sys.argv[2]).write_text(text + "\n")
+    task, path = sys.argv[1], Path(sys.argv[2])
+    runs: list[dict[str, dict[str, float]]] = []
+    result = {"command": f"python benchmarks/demo_seeds.py {task}", **environment()}
+    for seed in SEEDS:
+        with tempfile.TemporaryDirectory() as folder:
+            runs.append(accuracies(task, seed, Path(folder)))
+        print(f"seed {seed}: {runs[-1]}", flush=True)
+        result |= {"seeds": SEEDS[: len(runs)], "runs": runs}
+        if len(runs) > 1:
+            result["summary"] = summary(runs)
+        path.write_text(json.dumps(result, indent=1) + "\n")

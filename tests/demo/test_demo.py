@@ -279,9 +279,7 @@ def test_each_run_of_the_comparison_is_the_same_alone(tmp_path):
         assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_a_new_comparison_stopped_early_takes_nothing_from_the_one_it_replaced(
-    tmp_path, monkeypatch
-):
+def test_a_comparison_stopped_early_takes_nothing_from_the_one_it_replaced(tmp_path, monkeypatch):
     words = ["--max_steps", "4", "--save_steps", "2", "--disable_tqdm", "true", "--output_dir"]
     words.append(str(tmp_path / "out"))
     train.main([*words, "--seed", "1"])

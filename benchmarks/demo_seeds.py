@@ -58,7 +58,9 @@ def record(task: str, path: Path, methods: list[str]) -> None:
             run[method] = accuracies(task, method, seed)
             print(f"{method}, seed {seed}: {run[method]}", file=sys.stderr, flush=True)
             result = {"command": f"python benchmarks/demo_seeds.py {task}", **facts}
-            result |= {"commits": commits, "seeds": SEEDS, "runs": runs, "summary": summary(runs)}
+            ordered = [{name: run[name] for name in METHODS if name in run} for run in runs]
+            result |= {"commits": commits, "seeds": SEEDS, "runs": ordered}
+            result["summary"] = summary(runs)
             path.write_text(json.dumps(result, indent=1) + "\n")
 
 

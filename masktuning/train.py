@@ -60,7 +60,8 @@ Added to these: --class_weights --precision --pad_to_multiple_of
 Methods: {methods}.
 A method has flags of its own; they are shown by python -m masktuning.train --method NAME --help
 Tasks: {tasks}; or a YAML file. A task brings its own batch size, epochs, ...; flags win.
-Without --task and --train_file the demo runs: plain fine-tuning and then Mask-tuning.
+Without --task and --train_file the demo runs: plain fine-tuning, Mask-tuning, bias_product and
+learned_mixin, one after the other.
 """
 
 
@@ -73,6 +74,7 @@ def main(argv: list[str]) -> None:
         job = read_job(argv, EMBEDDED)
         import_datasets()  # said now, before a model is loaded or an earlier run removed
         from masktuning.demo.compare import compare  # seconds of imports: after the cheap errors
+        from masktuning.demo.jobs import demo_jobs
         from masktuning.training.dry_run import dry_run
         from masktuning.training.run import run
         from masktuning.training.without_training import measure
@@ -82,9 +84,7 @@ def main(argv: list[str]) -> None:
         return
     jobs = [job]
     if job.task.generated and "method" not in job.chosen:
-        folder = str(job.folder / "finetuning")
-        plain = ["--method", "finetuning", "--output_dir", folder]
-        jobs.insert(0, read_job([*argv, *plain], EMBEDDED, warn=False))
+        jobs = demo_jobs(argv, job)
     if job.run.dry_run:
         for one in jobs:
             print(f"{one.task.name}, {one.training.method}:")

@@ -1,6 +1,6 @@
 """Runs several training jobs one after the other and prints their results as one table.
 
-The demo compares two methods this way; any number of jobs on the same task will do.
+The demo compares its methods this way; any number of jobs on the same task will do.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 from accelerate import PartialState
 
 from masktuning.config.errors import UsageError
+from masktuning.demo.jobs import DEBIASING
 from masktuning.demo.progress import ProgressLine, no_bars
-from masktuning.demo.recorded import recorded_line
+from masktuning.demo.recorded import recorded_text
 from masktuning.evaluation.metrics import SetResult
 from masktuning.evaluation.tables import comparison_table
 from masktuning.training import run_folder
@@ -54,14 +55,26 @@ def compare(jobs: list[TrainingJob]) -> None:
 def _introduce(jobs: list[TrainingJob]) -> None:
     """Three lines: what will be shown, why, and how long it takes."""
     task = jobs[0].task
-    methods = ", then ".join(job.training.method for job in jobs)
-    print(f"What: the same small model is trained with {methods}. {task.name}: {task.description}.")
+    methods = [job.training.method for job in jobs]
+    print(
+        f"What: the same small model is trained with {_listed(methods)}. "
+        f"{task.name}: {task.description}."
+    )
     if task.generated:
-        print(
+        why = (
             "Why: a model may learn this shortcut in place of the task. The shortcut works on dev "
             "and misleads on ood_adversarial, which tells the two apart."
         )
+        if made_against := [method for method in methods if method in DEBIASING]:
+            why += f" Methods made against such shortcuts: {_listed(made_against)}."
+        print(why)
         print("Time: a minute or two on two idle cores, without network.\n", flush=True)
+
+
+def _listed(words: list[str]) -> str:
+    """Words as one phrase: "a", "a and b", "a, b and c"."""
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def _settle_resuming(jobs: list[TrainingJob]) -> None:
@@ -139,7 +152,7 @@ def _print_results(jobs: list[TrainingJob], results: dict[str, list[SetResult]])
     folders = [f"{job.folder} ({job.training.method})" for job in jobs]
     print(f"\nclassifiers, config.yaml, all_results.json and README.md: {', '.join(folders)}")
     if len({job.training.method for job in jobs}) == len(jobs):
-        print(f"\n{recorded_line(jobs[0].task.name) or CAUTION}")
+        print(f"\n{recorded_text(jobs[0].task.name) or CAUTION}")
 
 
 def marked_examples(path: Path) -> list[str]:

@@ -9,8 +9,8 @@ FILE = Path(__file__).parent / "seeds.json"
 """By task, a list of records: threads, seeds, and runs with accuracies by method and set."""
 
 
-def recorded_line(task: str) -> str:
-    """A line with the lowest and highest accuracies of each method; "" if none were recorded."""
+def recorded_text(task: str) -> str:
+    """A line per method with its lowest and highest accuracies; "" if none were recorded."""
     records = json.loads(FILE.read_text(encoding="utf-8")).get(task)
     if not records:
         return ""
@@ -19,13 +19,14 @@ def recorded_line(task: str) -> str:
     threads = " and ".join(str(record["threads"]) for record in records)
     methods, sets = runs[0], next(iter(runs[0].values()))
     found = [
-        f"{method} " + ", ".join(f"{name} {_range(runs, method, name)}" for name in sets)
+        f"  {method}: " + ", ".join(f"{name} {_range(runs, method, name)}" for name in sets)
         for method in methods
     ]
-    return (
+    first = (
         f"This is one seed. Over {len(seeds)} seeds, recorded with the settings of {task} on "
-        f"{threads} thread{'s' * (threads != '1')}: {'; '.join(found)}."
+        f"{threads} thread{'s' * (threads != '1')}:"
     )
+    return "\n".join((first, *found))
 
 
 def _range(runs: list[dict[str, dict[str, float]]], method: str, name: str) -> str:

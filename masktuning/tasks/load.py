@@ -42,7 +42,9 @@ def load_task(name: str, settings: set[str] | None = None) -> Task:
         sets += _included(document, file, other, wanted, taken={spec.name for spec in sets})
     if len({len(spec.text) for spec in sets if not spec.union_of}) > 1:
         raise document.error(("sets",), "some sets have one text column and some have two")
-    return Task(file.name, file.description, file.labels, sets, file.settings, file.presets)
+    return Task(
+        file.name, file.description, file.labels, sets, file.settings, file.presets, file.methods
+    )
 
 
 def _path_of(name: str) -> str:
@@ -63,6 +65,7 @@ def _check_settings(document: Document, file: TaskFile, settings: set[str] | Non
         return
     groups: dict[tuple[str, ...], dict[str, Any]] = {("settings",): file.settings}
     groups |= {("presets", name): preset for name, preset in file.presets.items()}
+    groups |= {("methods", name): given for name, given in file.methods.items()}
     for place, group in groups.items():
         for key in group:
             try:

@@ -88,19 +88,22 @@ class Task:
     """Defaults for the flags of `masktuning.train`."""
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Other settings by a name, such as those of a paper; `--preset NAME` puts them over these."""
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings for one method each, by its name; they go over `settings`."""
 
-    def settings_of(self, preset: str | None) -> dict[str, Any]:
-        """The default settings, with those of a preset over them.
+    def settings_of(self, preset: str | None, method: str | None = None) -> dict[str, Any]:
+        """The default settings, with those for a method and then those of a preset over them.
 
         Raises:
             UsageError: if the task has no preset of that name.
         """
+        settings = {**self.settings, **self.methods.get(method or "", {})}
         if preset is None:
-            return self.settings
+            return settings
         if not self.presets:
             raise UsageError(f"--preset {preset}: the task {self.name} has no presets")
         check_names([preset], set(self.presets), "preset")
-        return {**self.settings, **self.presets[preset]}
+        return {**settings, **self.presets[preset]}
 
     @property
     def generated(self) -> bool:
@@ -126,5 +129,6 @@ class TaskFile:
     description: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     include: dict[str, list[str]] = field(default_factory=dict)
     """Sets of other tasks that are out of distribution here, by the other task's name."""

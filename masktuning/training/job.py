@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masktuning.config.errors import UsageError
+from masktuning.config.errors import UsageError, check_names
 from masktuning.config.options import DataArguments, ModelArguments, RunArguments
 from masktuning.config.parser import (
     FlagParser,
@@ -103,8 +103,10 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     file = strategies_in_words(read_yaml(early.config)) if early.config else {}
     name = _task_name(early, file)
     task = None if name is None else load_task(name)
-    settings = _settings(task, early.preset or file.get("preset"))
+    preset = early.preset or file.get("preset")
+    settings = _settings(task, preset)
     method = early.method or file.get("method") or settings.get("method") or MethodChoice.method
+    settings = _settings(task, preset, method)
     # Seconds of imports, after the errors that need none. The operations come first: to register
     # one, torch searches all modules there are, and transformers brings two thousand.
     import masktuning.ops  # noqa: F401
@@ -145,11 +147,14 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     return TrainingJob(model, data, training, run, task, chosen, embedded)
 
 
-def _settings(task: Task | None, preset: str | None) -> dict[str, Any]:
-    """The settings of the task, with those of its preset over them."""
+def _settings(task: Task | None, preset: str | None, method: str | None = None) -> dict[str, Any]:
+    """The settings of the task, with those for the method and of the preset over them."""
     if preset and task is None:
         raise UsageError("--preset goes with --task: files of your own have no presets")
-    return {} if task is None else strategies_in_words(task.settings_of(preset))
+    if task is None:
+        return {}
+    check_names(list(task.methods), set(names()), "method in the task")
+    return strategies_in_words(task.settings_of(preset, method))
 
 
 def _complete(task: Task | None, data: DataArguments, training: MethodArguments | None) -> Task:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -18,14 +19,21 @@ from masktuning import train
 from masktuning.config.errors import UsageError
 from masktuning.data.generated import LABELS, SETS, examples, generate
 from masktuning.demo import EMBEDDED
+from masktuning.demo import jobs as demo_jobs
 from masktuning.demo.compare import CAUTION, compare, marked_examples
-from masktuning.demo.recorded import recorded_line
+from masktuning.demo.recorded import recorded_text
 from masktuning.training import fast_dropout
 from masktuning.training.job import read_job
 from masktuning.training.perturbation_log import FILE, marked, text_of
 from masktuning.training.trainer import MaskTuningTrainer
 
-METHODS = ["finetuning", "mask_tuning"]
+PLACES = {  # of each method in the folder of a comparison
+    "finetuning": "finetuning",
+    "mask_tuning": "",
+    "bias_product": "bias_product",
+    "learned_mixin": "learned_mixin",
+}
+METHODS = [*PLACES]
 LEFT_CUES = ("drama", "war film", "crime story", "documentary", "history book", "biography")
 
 
@@ -124,23 +132,24 @@ def test_the_embedded_checkpoint_is_small_and_loads_with_plain_transformers():
     assert f"{100 * metrics['exported']['accuracy']:.1f} %" in card and "$" not in card
 
 
-def test_without_arguments_both_methods_are_compared(tmp_path, monkeypatch, capsys):
+def test_without_arguments_the_methods_are_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     train.main(["--max_steps", "3"])
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("demo-mask_tuning-")
     printed, errors = capsys.readouterr()
     assert [line.split(":")[0] for line in printed.splitlines()[:3]] == ["What", "Why", "Time"]
-    trainings = [line for line in printed.splitlines() if " of 2: " in line]
+    assert "Methods made against such shortcuts: bias_product and learned_mixin." in printed
+    trainings = [line for line in printed.splitlines() if " of 4: " in line]
     for number, (line, method) in enumerate(zip(trainings, METHODS, strict=True), 1):
-        form = rf"{number} of 2: {method}: step 3 of 3, loss \d\.\d+, dev \d+\.\d\d, \d+ s"
+        form = rf"{number} of 4: {method}: step 3 of 3, loss \d\.\d+, dev \d+\.\d\d, \d+ s"
         assert re.fullmatch(form, line)
     for noise in ("{'", "it/s", "examples/s", "Writing", "%|"):
         assert noise not in printed + errors
     header, *rows = table_of(printed, times=True)
     assert header[-1] == "time" and [row[0] for row in rows] == METHODS
-    for row, place in zip(rows, (folder / "finetuning", folder), strict=True):
-        results = json.loads((place / "all_results.json").read_text())
+    for row in rows:
+        results = json.loads((folder / PLACES[row[0]] / "all_results.json").read_text())
         want = [100 * results[f"eval_{name}_accuracy"] for name in list(SETS)[1:]]
         assert [float(cell) for cell in row[1:-2]] == pytest.approx(want, abs=0.005)
         seconds = sum(v for k, v in results.items() if k.startswith("train_seconds_"))
@@ -148,7 +157,7 @@ def test_without_arguments_both_methods_are_compared(tmp_path, monkeypatch, caps
     assert (folder / "mlm_head").is_dir() and not (folder / "finetuning" / "mlm_head").exists()
     shown = marked_examples(folder / "perturbations.jsonl")
     assert 1 <= len(shown) <= 3 and all(" -> " in line and line in printed for line in shown)
-    assert printed.splitlines()[-1] == recorded_line("demo")
+    assert printed.endswith(f"\n\n{recorded_text('demo')}\n")
     assert not are_progress_bars_disabled()  # only while the demo ran
 
 
@@ -160,34 +169,57 @@ def table_of(printed, times=False):
 
 
 @pytest.mark.parametrize("task", LABELS)
-def test_the_last_line_has_what_the_recorded_seeds_gave(task):
+def test_the_last_lines_have_what_the_recorded_seeds_gave(task):
     """The lowest and highest of the accuracies in the benchmarks' results."""
     paths = sorted((ROOT / "benchmarks" / "results").glob(f"{task}_five_seeds*.json"))
     records = [json.loads(path.read_text()) for path in paths]
     assert {len(record["seeds"]) for record in records} == {5}
-    line = recorded_line(task)
-    assert "Over 5 seeds" in line and "proves nothing" in CAUTION
+    first, *lines = recorded_text(task).splitlines()
+    assert "Over 5 seeds" in first and "proves nothing" in CAUTION
     threads = {record["threads"] for record in records}
-    assert re.findall(r"\d", line[line.index(" on ") : line.index(" thread")]) == [
-        str(number) for number in sorted(threads)
-    ]
-    for method in METHODS:
-        part = next(one for one in line.split(": ")[1].split(";") if method in one)
+    assert re.findall(r"\d", first[first.index(" on ") :]) == [str(n) for n in sorted(threads)]
+    methods = [*records[0]["runs"][0]]
+    assert methods[:2] == METHODS[:2]
+    for line, method in zip(lines, methods, strict=True):
+        assert line.startswith(f"  {method}: ")
         for name in list(SETS)[1:]:
             values = [run[method][name] for record in records for run in record["runs"]]
             low, high = f"{min(values):.1f}", f"{max(values):.1f}"
-            assert f"{name} {low}" + (f" to {high}" if low != high else "") in part
-    assert recorded_line("another") == ""
+            assert f"{name} {low}" + (f" to {high}" if low != high else "") in line
+    assert recorded_text("another") == ""
 
 
-def test_every_recorded_seed_learned_the_subject_in_place_of_the_opinion():
+def test_the_tables_on_the_pages_are_the_recorded_results():
+    """Means and standard deviations over the seeds; and what the search found on dev."""
+    results = ROOT / "benchmarks" / "results"
+    readme, page = (ROOT / "README.md").read_text(), (ROOT / "docs" / "demo.md").read_text()
+    for task in LABELS:
+        runs = json.loads((results / f"{task}_five_seeds.json").read_text())["runs"]
+        for method in runs[0]:
+            cells = []
+            for name in list(SETS)[1:]:
+                values = [run[method][name] for run in runs]
+                cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+            row = f"| `{method}` | {' | '.join(cells)} |"
+            assert row in page and (row in readme or task != "demo"), row
+    search = json.loads((results / "demo_search.json").read_text())
+    for method, found in search["dev"].items():
+        assert [*found] == ["0.0003", "0.0005", "0.001"]
+        row = f"| `{method}` | {' | '.join(f'{value:.1f}' for value in found.values())} |"
+        assert row in page, row
+        used = read_job(["--task", "demo", "--method", method], EMBEDDED).training.learning_rate
+        assert used == float(search["chosen"][method]) == float(max(found, key=found.get))
+
+
+def test_fine_tuning_and_mask_tuning_learned_the_subject_with_every_recorded_seed():
     """As docs/demo.md says: accuracies are within one point of what the subject alone gives."""
     for path in (ROOT / "benchmarks" / "results").glob("demo_five_seeds*.json"):
         for name in list(SETS)[1:]:
             texts, labels = examples(f"demo/{name}")
             pairs = zip(texts, labels, strict=True)
             alone = sum(LABELS["demo"][cue_of("demo", text)] == label for text, label in pairs)
-            found = [run[m][name] for run in json.loads(path.read_text())["runs"] for m in METHODS]
+            runs = json.loads(path.read_text())["runs"]
+            found = [run[method][name] for run in runs for method in METHODS[:2]]
             assert found == pytest.approx([100 * alone / len(texts)] * 10, abs=1)
 
 
@@ -214,11 +246,11 @@ def test_the_same_command_twice_gives_the_same_numbers(tmp_path):
     for name in ("first", "second"):
         words = ["--max_steps", "8", "--disable_tqdm", "true", "--output_dir"]
         train.main([*words, str(tmp_path / name)])
-        for place in (tmp_path / name / "finetuning", tmp_path / name):
-            found = json.loads((place / "all_results.json").read_text())
+        for place in PLACES.values():
+            found = json.loads((tmp_path / name / place / "all_results.json").read_text())
             results.append({k: v for k, v in found.items() if "second" not in k})
             del results[-1]["train_runtime"]
-    assert results[:2] == results[2:]
+    assert results[:4] == results[4:] and len(results) == 8
     texts = [(tmp_path / name / FILE).read_text() for name in ("first", "second")]
     assert texts[0] == texts[1]
 
@@ -236,17 +268,18 @@ def test_the_default_run_takes_two_minutes_and_two_gigabytes_at_most(tmp_path):
     assert process.returncode == 0 and seconds < 120 and gigabytes < 2
 
 
-def test_each_half_of_the_pair_is_the_same_run_alone(tmp_path):
+def test_each_run_of_the_comparison_is_the_same_alone(tmp_path):
     words = ["--max_steps", "8", "--disable_tqdm", "true", "--output_dir"]
-    train.main([*words, str(tmp_path / "pair")])
-    for method, place in (("finetuning", "pair/finetuning"), ("mask_tuning", "pair")):
+    train.main([*words, str(tmp_path / "all")])
+    for method, place in PLACES.items():
         train.main([*words, str(tmp_path / method), "--method", method])
-        weights = [load_file(tmp_path / name / "model.safetensors") for name in (method, place)]
+        folders = (tmp_path / method, tmp_path / "all" / place)
+        weights = [load_file(folder / "model.safetensors") for folder in folders]
         assert weights[0].keys() == weights[1].keys()
         assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_a_new_pair_stopped_early_takes_nothing_from_the_one_it_replaced(tmp_path, monkeypatch):
+def test_a_comparison_stopped_early_takes_nothing_from_the_one_it_replaced(tmp_path, monkeypatch):
     words = ["--max_steps", "4", "--save_steps", "2", "--disable_tqdm", "true", "--output_dir"]
     words.append(str(tmp_path / "out"))
     train.main([*words, "--seed", "1"])
@@ -254,8 +287,8 @@ def test_a_new_pair_stopped_early_takes_nothing_from_the_one_it_replaced(tmp_pat
         patch.setattr(MaskTuningTrainer, "save_state", stop)  # at the end of the first run
         train.main([*words, "--seed", "2", "--overwrite"])
     train.main([*words, "--seed", "2", "--resume_from_checkpoint"])
-    for place in ("out", "out/finetuning"):
-        assert "seed: 2\n" in (tmp_path / place / "config.yaml").read_text()
+    for place in PLACES.values():
+        assert "seed: 2\n" in (tmp_path / "out" / place / "config.yaml").read_text()
 
 
 def test_an_unknown_token_is_part_of_a_text():
@@ -300,9 +333,9 @@ def test_marks_give_back_both_texts(tmp_path):
             assert re.sub(r"[\s#]", "", text) == re.sub(r"\s", "", whole)
 
 
-@pytest.mark.parametrize("in_second", [False, True])
-def test_a_stopped_pair_is_resumed_as_a_pair(tmp_path, capsys, monkeypatch, in_second):
-    """Stopped in either run, the same command with --resume_from_checkpoint completes both."""
+@pytest.mark.parametrize("method", ["finetuning", "bias_product"])
+def test_a_stopped_comparison_is_resumed(tmp_path, capsys, monkeypatch, method):
+    """Stopped in any run, the same command with --resume_from_checkpoint completes all."""
     words = ["--max_steps", "6", "--save_steps", "3", "--disable_tqdm", "true"]
     train.main([*words, "--output_dir", str(tmp_path / "whole")])
     whole = capsys.readouterr().out
@@ -310,8 +343,7 @@ def test_a_stopped_pair_is_resumed_as_a_pair(tmp_path, capsys, monkeypatch, in_s
     training_step = MaskTuningTrainer.training_step
 
     def stopping_step(self, *args, **kwargs):
-        second = self.args.method == "mask_tuning"
-        if self.state.global_step == 4 and second == in_second:
+        if self.state.global_step == 4 and self.args.method == method:
             raise KeyboardInterrupt
         return training_step(self, *args, **kwargs)
 
@@ -323,12 +355,32 @@ def test_a_stopped_pair_is_resumed_as_a_pair(tmp_path, capsys, monkeypatch, in_s
     train.main([*words, "--resume_from_checkpoint"])
     ended = capsys.readouterr().out
     assert table_of(whole) == table_of(ended)
-    with pytest.raises(UsageError, match="there are 2 runs to resume"):
+    with pytest.raises(UsageError, match="there are 4 runs to resume"):
         train.main([*words, "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-3")])
     with pytest.raises(UsageError, match="no complete checkpoint"):
         train.main(["--resume_from_checkpoint", "--output_dir", str(tmp_path / "nothing")])
     with pytest.raises(UsageError, match="needs --output_dir"):
         train.main(["--resume_from_checkpoint"])
+
+
+def test_without_scikit_learn_the_methods_that_need_it_are_left_out(monkeypatch, caplog):
+    found = methods_of_the_demo("--task", "demo")
+    assert found == METHODS and not caplog.text
+    monkeypatch.setattr(demo_jobs, "version_of", lambda package: "not installed")
+    assert methods_of_the_demo("--task", "demo") == METHODS[:2]
+    assert "pip install 'masktuning[bias]'" in caplog.text
+
+
+def test_a_task_without_a_bias_model_has_no_method_that_needs_one(tmp_path):
+    text = (ROOT / "masktuning" / "tasks" / "demo.yaml").read_text()
+    path = tmp_path / "own.yaml"
+    path.write_text("\n".join(line for line in text.splitlines() if "bias_model" not in line))
+    assert methods_of_the_demo("--task", str(path)) == METHODS[:2]
+
+
+def methods_of_the_demo(*words):
+    argv = [*words, "--output_dir", "out"]
+    return [job.training.method for job in demo_jobs.demo_jobs(argv, read_job(argv, EMBEDDED))]
 
 
 def test_one_method_by_name_is_one_run(tmp_path):

@@ -403,6 +403,28 @@ def test_a_task_may_name_its_method(tmp_path):
     assert "cutoff" in str(job.folder)
 
 
+def test_a_task_may_have_settings_for_one_method(tmp_path):
+    """A preset goes over them, and a flag over both."""
+    text = (ROOT / "masktuning" / "tasks" / "demo-pairs.yaml").read_text()
+    path = tmp_path / "mine.yaml"
+    of_one = "methods: {cutoff: {seed: 7, learning_rate: 0.5}}\npresets: {paper: {seed: 8}}\n"
+    path.write_text(text + of_one)
+    for words, seed, rate in (
+        (["--method", "finetuning"], 42, 1e-3),
+        (["--method", "cutoff"], 7, 0.5),
+        (["--method", "cutoff", "--preset", "paper"], 8, 0.5),
+        (["--method", "cutoff", "--preset", "paper", "--seed", "9"], 9, 0.5),
+    ):
+        training = read_job(["--task", str(path), *words], EMBEDDED).training
+        assert (training.seed, training.learning_rate) == (seed, rate)
+    path.write_text(text + "methods: {cutof: {seed: 7}}\n")
+    with pytest.raises(UsageError, match="unknown method in the task 'cutof'; did you mean"):
+        read_job(["--task", str(path)], EMBEDDED)
+    path.write_text(text + "methods: {cutoff: {sed: 7}}\n")
+    with pytest.raises(UsageError, match=r"line \d+: unknown setting 'sed'"):
+        read_job(["--task", str(path), "--method", "cutoff"], EMBEDDED)
+
+
 def test_options_of_a_method_reach_it_and_its_config(tmp_path):
     job = read_job(
         ["--method", "cutoff", "--cutoff_rate", "0.3", "--output_dir", str(tmp_path)], EMBEDDED

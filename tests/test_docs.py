@@ -30,7 +30,7 @@ LINK = re.compile(r"\]\(([^)#:]+)")
 README, TASKS, METHODS_PAGE = (PAGES[f"{p}.md"] for p in ("README", "docs/tasks", "docs/methods"))
 # The two set-up commands are run by .ci/run, in an environment of its own.
 SET_UP = [
-    'pip install -c constraints.txt ".[bias]" && python -m masktuning.train',
+    'pip install -c constraints.txt ".[bias,compare]" && python -m masktuning.train',
     'pip install -c constraints.txt ".[test]" && pytest',
 ]
 LONG = "takes minutes; tests/test_benchmarks.py runs it on little"

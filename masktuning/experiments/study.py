@@ -150,7 +150,7 @@ class SharedStudy:
                 self._beats[trial.number] = (beat, now)
             _, since = self._beats.setdefault(trial.number, (beat, now))
             if now - since > _SILENT_SECONDS or is_gone(trial.user_attrs.get(_WORKER, "")):
-                self._tell(trial.number, {}, None)
+                self._tell(trial.number)
 
     def run_next(self, run: Callable[[Cell], Outcome], wanted: Collection[str]) -> bool:
         """Takes one of the waiting cells, and records what `run` makes of it.
@@ -168,7 +168,7 @@ class SharedStudy:
         trial = with_patience(self._url, self._study.ask)
         cell = self._taken(trial, wanted)
         if cell is None:
-            self._tell(trial.number, {}, None)
+            self._tell(trial.number)
             return False
         attributes: dict[str, Any] = {_NOTE: "ended by an error of the program"}
         value = None
@@ -181,7 +181,7 @@ class SharedStudy:
         except Stopped:
             attributes = {_NOTE: "stopped by the user"}
         finally:  # a trial that fails without an error is enqueued again
-            self._tell(trial, attributes, value)
+            self._record(trial, attributes, value)
         return True
 
     def _taken(self, trial: Trial, wanted: Collection[str]) -> Cell | None:
@@ -220,20 +220,26 @@ class SharedStudy:
             done.set()
             thread.join()
 
-    def _tell(self, trial: Trial | int, attributes: Mapping[str, Any], value: float | None) -> None:
-        """Ends a trial with a value, or as failed; one that others have ended stays as it is."""
+    def _record(self, trial: Trial, attributes: Mapping[str, Any], value: float | None) -> None:
+        """Ends a trial of this process with a value, or as failed, unless others have ended it."""
         from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import Trial, TrialState
 
-        state = TrialState.FAIL if value is None else TrialState.COMPLETE
-
-        def tell() -> None:
-            for name, content in attributes.items() if isinstance(trial, Trial) else ():
+        def record() -> None:
+            for name, content in attributes.items():
                 trial.set_user_attr(name, content)
-            self._study.tell(trial, value, state, skip_if_finished=True)
 
         with suppress(UpdateFinishedTrialError):
-            with_patience(self._url, tell)
+            with_patience(self._url, record)
+        self._tell(trial.number, value)
+
+    def _tell(self, number: int, value: float | None = None) -> None:
+        """Ends a trial with a value, or as failed; one that has ended stays as it is."""
+        from optuna.trial import TrialState
+
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        with_patience(
+            self._url, lambda: self._study.tell(number, value, state, skip_if_finished=True)
+        )
 
     def _is_held_by_other(self, number: int, cell: Cell) -> bool:
         """Whether a trial of the same cell is complete, or runs or waits with a lower number."""

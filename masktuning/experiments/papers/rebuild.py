@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from masktuning.config.files import make
 from masktuning.experiments.comparison import compare
 from masktuning.experiments.comparison_result import Comparison
 from masktuning.experiments.outcome import Outcome
@@ -40,9 +39,8 @@ def rebuild(table: PaperTable, wanted: Wanted, protocol: str) -> str:
 
 def run_part(part: Part) -> Comparison:
     """One comparison, and its own report in its folder."""
-    make(part.request.output_dir)
     comparison = compare(part.request)
-    write_report(comparison, part.request.output_dir)
+    write_report(comparison, part.request.folder_of(part.task))
     return comparison
 
 

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -36,34 +37,41 @@ def servers():
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory):
+def postgresql():
     """The URL of a PostgreSQL server of its own; skips where it is not installed."""
     psycopg = pytest.importorskip("psycopg")
     if not servers():
         pytest.skip("PostgreSQL is not installed")
-    programs, folder = servers()[0], tmp_path_factory.mktemp("postgresql")
-    other = {}
-    if os.geteuid() == 0:  # PostgreSQL does not run as root
-        other = {"user": "postgres", "group": "postgres"}
-        for path in [folder, *folder.parents][:3]:
-            path.chmod(0o755)
-        shutil.chown(folder, "postgres", "postgres")
-    data = str(folder / "data")
-    start = [programs / "initdb", "-D", data, "-A", "trust", "-U", "masktuning"]
-    subprocess.run(start, check=True, capture_output=True, cwd=folder, **other)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen([programs / "postgres", *words], stderr=log, cwd=folder, **other)
-    try:
-        url = f"postgresql://masktuning@127.0.0.1:{port}/postgres"
-        wait_for(lambda: answers(psycopg, url))
-        yield url
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait()
+    programs, other = servers()[0], {}
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        if os.geteuid() == 0:  # PostgreSQL does not run as root
+            other = {"user": "postgres", "group": "postgres"}
+            shutil.chown(folder, **other)
+        data = f"{folder}/data"
+        start = [programs / "initdb", "-D", data, "-A", "trust", "-U", "masktuning"]
+        subprocess.run(start, check=True, capture_output=True, cwd=folder, **other)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        words = [
+            programs / "postgres",
+            "-D",
+            data,
+            "-p",
+            str(port),
+            "-h",
+            "127.0.0.1",
+            "-k",
+            folder,
+        ]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(words, cwd=folder, **quiet, **other) as server:
+            url = f"postgresql://masktuning@127.0.0.1:{port}/postgres"
+            try:
+                wait_for(lambda: answers(psycopg, url))
+                yield url
+            finally:
+                server.send_signal(signal.SIGINT)
 
 
 def answers(psycopg, url):

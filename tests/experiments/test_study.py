@@ -1,6 +1,7 @@
 """Cells in a study: shared by processes, taken up again after a kill, run once each."""
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -43,6 +44,8 @@ def postgresql():
     if not servers():
         pytest.skip("PostgreSQL is not installed")
     programs, other = servers()[0], {}
+    if os.geteuid() == 0 and "postgres" not in {user.pw_name for user in pwd.getpwall()}:
+        pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
     with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
         if os.geteuid() == 0:  # PostgreSQL does not run as root
             other = {"user": "postgres", "group": "postgres"}

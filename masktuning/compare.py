@@ -1,6 +1,6 @@
 """Compare training methods on a task or on your own files: accuracy, robustness and cost.
 
-    python -m masktuning.compare --methods finetuning mask_tuning poe --seeds 3
+    python -m masktuning.compare --methods finetuning mask_tuning bias_product --seeds 3
 
 Your own files, with an out-of-domain set of your own:
 

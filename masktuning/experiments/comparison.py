@@ -55,15 +55,7 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
         stop=threading.Event(),
     )
     board = Board(plan.count(), request.jobs, bar)
-    workers = Workers(
-        plan,
-        spaces,
-        (url, name),
-        runner,
-        request.jobs,
-        request.keep,
-        board,
-    )
+    workers = Workers(plan, spaces, (url, name), runner, request.jobs, request.keep, board)
     try:
         workers.run()
     finally:

@@ -309,6 +309,23 @@ def test_rebuild_fills_the_table_and_names_what_failed(monkeypatch, tmp_path):
     assert "85.00" in (tmp_path / "table1-standard.txt").read_text(encoding="utf-8")
 
 
+def test_a_comparison_that_cannot_be_run_is_named_and_the_others_go_on(monkeypatch, tmp_path):
+    def compare(request):
+        if "sst2" in request.study:
+            raise UsageError("sst2/train.tsv: not found")
+        return SimpleNamespace(outcomes={"finetuning": {1: outcome(dev=0.9)}}, failures={})
+
+    monkeypatch.setattr(rebuild, "compare", compare)
+    monkeypatch.setattr(rebuild, "write_report", lambda comparison, folder: "")
+    table = load_table("table1").select(["roberta-base"], ["finetuning"], ["sst2", "qqp"])
+    text = rebuild.rebuild(table, wanted(seeds=1, output_dir=tmp_path), "standard")
+    assert "90.00 (paper 91.50)" in text
+    assert "RoBERTa-base on sst2 was not run: sst2/train.tsv: not found." in text
+    alone = table.select([], [], ["sst2"])
+    with pytest.raises(UsageError, match=r"sst2/train\.tsv: not found"):
+        rebuild.rebuild(alone, wanted(seeds=1, output_dir=tmp_path), "standard")
+
+
 def test_the_examples_of_table_2(monkeypatch, tmp_path):
     records = [
         {"epoch": e, "example_id": i, "marked": f"text {i} [a -> {'bc'[e]}]"}

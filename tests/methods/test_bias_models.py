@@ -265,7 +265,7 @@ def test_options_out_of_range():
     [
         ("--task demo --bias_model overlap", r"overlap .* and the task is one of single texts"),
         ("--task demo --bias_model hypothesis", "hypothesis .* the task is one of single texts"),
-        ("--task demo --bias_model file", "--bias_file is missing: .*; or give --bias_model overlap"),
+        ("--task demo --bias_model file", "--bias_file is missing: .*; or give --bias_model over"),
     ],
 )
 def test_the_command_says_so_before_it_loads_anything(flags, message):

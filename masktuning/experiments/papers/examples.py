@@ -43,9 +43,8 @@ def rebuild_examples(table: PaperTable, wanted: Wanted) -> str:
         reason = next(iter(comparison.failures.values()), "it has not ended yet")
         raise UsageError(f"the run of table 2 has no result: {reason}")
     rows = examples(read_log(outcomes[0]))
-    where = f"{part.model.label} on {part.task}"
     text = "\n\n".join(
-        (f"{table.title}; {where}", aligned([("text", "epoch", "perturbed"), *rows]), NOTES)
+        (f"{table.title}; {part.where}", aligned([("text", "epoch", "perturbed"), *rows]), NOTES)
     )
     path = wanted.output_dir / f"{table.name}.txt"
     write(path, text + "\n")

@@ -55,6 +55,11 @@ class Part:
     methods: list[TableMethod]
     request: ComparisonRequest
 
+    @property
+    def where(self) -> str:
+        """The model and the task, as messages name them."""
+        return f"{self.model.label} on {self.task}"
+
 
 def parts(table: PaperTable, wanted: Wanted) -> Iterator[Part]:
     """The comparisons of a table, in the order of its models and columns."""

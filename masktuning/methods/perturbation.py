@@ -111,6 +111,17 @@ def masked_lm_pass(
     return output, masked.targets
 
 
+def nothing_masked(input_ids: Tensor) -> tuple[MaskedLMOutput, Tensor]:
+    """What `masked_lm_pass` returns for a batch without a masked token, without a forward pass.
+
+    Args:
+        input_ids: [B, L] int64, which are the perturbed examples as well.
+    """
+    losses_M = input_ids.new_zeros(0, dtype=torch.float32)
+    none_M = input_ids.new_zeros(0)
+    return MaskedLMOutput(losses_M, none_M, input_ids), none_M
+
+
 def predict_masked(
     encode: Callable[[MaskedTokens], Tensor],
     head: Callable[..., MaskedLMOutput],

@@ -65,7 +65,8 @@ class MaskTuning(Method):
     The log has `loss_mlm`, `loss_cls`, the norms of their gradients before clipping and
     `mlm_accuracy`, the share of predictions that equal the original token. Where predictions are
     drawn (`top_k` above 1), a drawn token may differ from a correct prediction, and the log has
-    `same_token_share` instead.
+    `same_token_share` instead. Steps in which no token is masked do not count for the masked LM's
+    loss and accuracy.
 
     Deviations: the paper masks at least one token of each text. The default here is none
     (`--min_per_example 0`), since masks on phrases of a few words cost accuracy.
@@ -183,7 +184,8 @@ class MaskTuning(Method):
         logits = self.model(ids, **texts).logits
         # The kernel takes alpha as a number, so a tensor is applied to its result.
         dual = step.joint_loss(losses_M.detach(), logits, labels, 0.0, copies)
-        step.log(loss_mlm=dual.mlm, loss_cls=dual.classification)
+        step.log(over="masked", loss_mlm=dual.mlm)
+        step.log(loss_cls=dual.classification)
         if output is not None and targets_M is not None:
             self._log(step, output, targets_M)
         if self.balance is not None or self.options.alpha_schedule != CONSTANT:
@@ -244,7 +246,7 @@ class MaskTuning(Method):
         same_M = (output.tokens == targets_M) & (targets_M >= 0)
         # A drawn token may differ from a correct prediction, so the share is no accuracy then.
         name = "mlm_accuracy" if self.options.top_k == 1 else "same_token_share"
-        step.log(**{name: step.mean(same_M.float(), over="masked")})
+        step.log(over="masked", **{name: step.mean(same_M.float(), over="masked")})
 
     def _masked_lm(self, batch: Batch, rng: Tensor) -> tuple[MaskedLMOutput, Tensor]:
         """Pass A; see `masked_lm_pass`."""

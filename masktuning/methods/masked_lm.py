@@ -84,7 +84,9 @@ class MaskedLM(MaskTuning):
         """One loss, the mean over the masked positions."""
         output, targets_M = self._masked_lm(batch, step.rng)
         self._log(step, output, targets_M)
-        yield step.mean(output.losses, over="masked")
+        loss = step.mean(output.losses, over="masked")
+        step.log(over="masked", loss_mlm=loss)
+        yield loss
 
     def advice(self, metrics: Mapping[str, float]) -> str:
         """Says what the accuracies are worth."""

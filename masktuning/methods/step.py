@@ -31,6 +31,7 @@ class Step:
         progress: the share of the run's optimiser steps that are done, from 0 to below 1; the same
             for all micro-batches and processes of a step.
         logged: what the method logged, by name.
+        averaged_over: the count that each of these is a mean over, by name.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Step:
         self.class_weights = class_weights
         self.progress = progress
         self.logged: dict[str, Tensor] = {}
+        self.averaged_over: dict[str, str] = {}
 
     def mean(self, values: Tensor, over: str = "labels") -> Tensor:
         """This micro-batch's share of the optimiser step's mean of `values`.
@@ -112,14 +114,29 @@ class Step:
         classification = mean_over(total, count).to(dtype)
         return DualLoss(alpha * mlm + (1 - alpha) * classification, mlm, classification)
 
-    def log(self, **values: Tensor) -> None:
+    def log(self, over: str = "labels", **values: Tensor) -> None:
         """Logs this micro-batch's contributions to means over the optimiser step.
 
         The log shows their sums, averaged over the steps between two of its lines; nothing waits
         for the device. A value `loss_<term>` replaces the one that was yielded for this term. The
         names must be the same in every micro-batch.
+
+        `over` names the count that the values are means over. Steps in which it is 0 have no such
+        mean, and are left out of the average.
         """
         self.logged.update({name: value.detach() for name, value in values.items()})
+        self.averaged_over.update(dict.fromkeys(values, over))
+
+    def without_mean(self) -> dict[str, Tensor]:
+        """Whether the step has nothing to average, by the name of what was logged.
+
+        What is averaged over the labels is missing: every step has labels.
+        """
+        return {
+            name: self.counts[over] == 0
+            for name, over in self.averaged_over.items()
+            if over != "labels"
+        }
 
 
 def stack_counts(counts: list[dict[str, Tensor | int]], device: torch.device) -> Tensor:

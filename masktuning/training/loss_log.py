@@ -16,16 +16,28 @@ class LossLog:
         self.names: list[str] = []
         self.sums: Tensor | None = None
         self.steps = 0
+        self.without: dict[str, Tensor] = {}
+        """How many of these steps had nothing to average for a name."""
         self.norms: dict[str, Tensor] = {}
         self.all_names: set[str] = set()
         """Every name that has been in the log."""
 
     def begin(self) -> None:
         """Forgets what an earlier training left, but not the names."""
-        self.sums, self.steps, self.norms = None, 0, {}
+        self.sums, self.steps, self.without, self.norms = None, 0, {}, {}
 
-    def add(self, values: Mapping[str, Tensor], ends_step: bool) -> None:
-        """Adds a micro-batch's values; `ends_step` if it is the last of its optimiser step.
+    def add(
+        self,
+        values: Mapping[str, Tensor],
+        ends_step: bool,
+        without: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Adds the values of a micro-batch.
+
+        Args:
+            values: its shares of the optimiser step's means, by name.
+            ends_step: whether it is the last micro-batch of its optimiser step.
+            without: whether the step has nothing to average for a name; see `Step.without_mean`.
 
         Raises:
             ValueError: if the names are not those of the micro-batch before.
@@ -38,17 +50,29 @@ class LossLog:
         stacked = torch.stack([value.float() for value in values.values()])
         self.names = list(values)
         self.sums = stacked if self.sums is None else self.sums + stacked
-        self.steps += ends_step
+        if not ends_step:
+            return
+        self.steps += 1
+        for name, flag in (without or {}).items():
+            self.without[name] = self.without.get(name, 0) + flag.int()
 
     def pop(self, accelerator: Any) -> dict[str, float]:
-        """The averages over steps and processes, and a fresh start."""
+        """The averages over steps and processes, and a fresh start.
+
+        A name for which none of the steps had something to average is left out.
+        """
         if self.sums is None or not self.steps:
             return {}
         # Each process has its share of the step's mean times their number: the mean is the value.
         means = accelerator.reduce(self.sums, "mean").tolist()
-        logs = {name: mean / self.steps for name, mean in zip(self.names, means, strict=True)}
+        steps = {name: self.steps - int(count) for name, count in self.without.items()}
+        logs = {
+            name: mean / steps.get(name, self.steps)
+            for name, mean in zip(self.names, means, strict=True)
+            if steps.get(name, self.steps)
+        }
         logs |= {f"grad_norm_{term}": norm.item() for term, norm in self.norms.items()}
-        self.sums, self.steps, self.norms = None, 0, {}
+        self.sums, self.steps, self.without, self.norms = None, 0, {}, {}
         self.all_names |= logs.keys()
         return logs
 

@@ -220,7 +220,7 @@ class MaskTuningTrainer(CheckedTrainer):
             values = backward_all(model, method, losses, self._backward)
         ends_step = self.accelerator.gradient_state.sync_gradients
         terms = {f"loss_{term}": value for term, value in values.items()}
-        self._log.add({**terms, **step.logged}, ends_step)
+        self._log.add({**terms, **step.logged}, ends_step, step.without_mean())
         if ends_step and self._norms is not None:
             scaler = self.accelerator.scaler
             scale = 1.0 if scaler is None else scaler.get_scale()

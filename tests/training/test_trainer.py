@@ -65,13 +65,13 @@ def test_micro_batches_without_masks_change_nothing(tmp_path):
     for folder in (whole, parts, both):
         folder.mkdir()
     one = run_script(whole, per_device_train_batch_size=4, **settings)
-    masked = [mlm["loss_mlm"] > 0 for mlm in one["logs"]]
+    masked = ["loss_mlm" in log for log in one["logs"]]
     assert any(masked) and not all(masked)
     settings |= {"per_device_train_batch_size": 1}
     accumulated = run_script(parts, gradient_accumulation_steps=4, **settings)
-    assert_same_steps(accumulated, one)
+    assert_same_steps(accumulated, one, sometimes=["loss_mlm"])
     settings |= {"gradient_accumulation_steps": 2, "ddp_backend": "gloo"}
-    assert_same_steps(run_script(both, TORCHRUN, **settings), one)
+    assert_same_steps(run_script(both, TORCHRUN, **settings), one, sometimes=["loss_mlm"])
     assert len(one["masks"]) < 64
 
 

@@ -119,7 +119,7 @@ class MultiTask(Method):
         output, targets_M = self._masked_lm(batch, step.rng)
         mlm = step.mean(output.losses, over="masked")
         same_M = ((output.tokens == targets_M) & (targets_M >= 0)).float()
-        step.log(loss_mlm=mlm, mlm_accuracy=step.mean(same_M, over="masked"))
+        step.log(over="masked", loss_mlm=mlm, mlm_accuracy=step.mean(same_M, over="masked"))
         yield w * mlm
         logits_BC = self.model(batch.input_ids, **batch.texts()).logits
         classification = step.cross_entropy(logits_BC, batch.labels)

@@ -124,7 +124,7 @@ class ReproduceArguments:
         for name in ("seeds", "jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: give 1 or more")
+                raise ValueError(f"--{name} is {value}: give 1 or more")
 
 
 def main(argv: list[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_FEW = 8  # names that a message can list
+
 
 class UsageError(Exception):
     """Something the user gave cannot be used; the message says what and how to fix it."""
@@ -16,9 +18,13 @@ def one_line(error: Exception) -> str:
 
 
 def check_names(names: Iterable[str], known: set[str], kind: str) -> None:
-    """Raises UsageError for the first of `names` that is not in `known`, with the nearest one."""
+    """Raises UsageError for the first of `names` that is not in `known`.
+
+    The message has the nearest known name, or all of them if none is near and they are few.
+    """
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(str(name), sorted(known), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            few = f"; give one of {', '.join(sorted(known))}" if 0 < len(known) <= _FEW else ""
+            hint = f"; did you mean {near[0]!r}?" if near else few
             raise UsageError(f"unknown {kind} {name!r}{hint}")

@@ -73,7 +73,8 @@ def predict_file(job: PredictionJob) -> int:
         make(job.output_file.parent)
         with PartialOutput(job.output_file, _identity(job, columns)) as output:
             rows = itertools.islice(stream.rows, output.rows, None)
-            with tqdm(total=stream.total, disable=not job.progress, unit_scale=True) as bar:
+            shown = {"unit": "B", "unit_scale": True, "disable": not job.progress}
+            with tqdm(total=stream.total, **shown) as bar:
                 while piece := [*itertools.islice(rows, PIECE)]:
                     header = [] if output.rows else [*stream.columns, *added]
                     texts = [_texts(job, columns, line, row) for line, row in piece]

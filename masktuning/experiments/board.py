@@ -97,5 +97,7 @@ def _line(cell: Cell, progress: Progress) -> str:
     found: Outcome = progress.outcomes[cell.key]
     sets = found.sets if cell.stage == FINAL else {}
     far = [one.accuracy for one in sets.values() if one.role == "ood"]
-    mean = f", mean of {len(far)} sets out of distribution {100 * fmean(far):.1f}" if far else ""
+    mean = f", {100 * fmean(far):.1f} out of distribution" if far else ""
+    if len(far) > 1:
+        mean += f" (mean of {len(far)} sets)"
     return f"{cell.key}: dev {100 * found.dev:.1f}{mean}, {in_words(found.seconds)}"

@@ -12,11 +12,14 @@ would write into a folder that another one uses by then.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from masktuning.config.files import write_json
 from masktuning.config.imports import heavy_imports
 from masktuning.experiments.outcome import UNION, Outcome, SetOutcome
 from masktuning.experiments.worker_id import machine
+from masktuning.tasks.spec import SetSpec
 
 OUTCOME = "outcome.json"
 """The file of the outcome in the run folder."""
@@ -47,19 +51,22 @@ def main() -> None:
         kept = [one for one in read.task.sets if one.role in ("train", "dev")]
         read = replace(read, task=replace(read.task, sets=kept))
     began = time.perf_counter()
-    scores = run(read, summary=False)
+    with collected_warnings() as warnings:
+        scores = run(read, summary=False)
     seconds = time.perf_counter() - began
-    unions = {one.name for one in read.task.sets if one.union_of}
+    measured = {one.result.name for one in scores}
+    again = {one.name for one in read.task.sets if is_measured_again(one, measured)}
     sets = {
         one.result.name: SetOutcome(
-            UNION if one.result.name in unions else one.result.role,
+            UNION if one.result.name in again else one.result.role,
             one.correct,
             _without_intervals(one.result),
         )
         for one in scores
     }
     gpu = torch.cuda.max_memory_allocated() if read.training.device.type == "cuda" else 0
-    outcome = Outcome(sets, seconds, gpu / 1e6 or _process_mb(), machine(), str(read.folder))
+    memory = gpu / 1e6 or _process_mb()
+    outcome = Outcome(sets, seconds, memory, machine(), str(read.folder), tuple(warnings))
     write_json(read.folder / OUTCOME, {"identity": job["identity"], **outcome.as_json()})
 
 
@@ -73,6 +80,30 @@ def read_outcome(folder: Path, identity: str) -> Outcome | None:
     except ValueError:  # a machine that lost its power may leave a file without its content
         return None
     return Outcome.from_json(content) if content.pop("identity") == identity else None
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """The warnings of this package that are logged within the block, each once."""
+    found: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage().removeprefix("warning: ")
+            if message not in found:
+                found.append(message)
+
+    logger, collector = logging.getLogger("masktuning"), Collector(logging.WARNING)
+    logger.addHandler(collector)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(collector)
+
+
+def is_measured_again(spec: SetSpec, measured: set[str]) -> bool:
+    """Whether the texts of a set are in other sets too, of which all are measured."""
+    return any(others and measured.issuperset(others) for others in (spec.union_of, spec.repeats))
 
 
 def _without_intervals(result: Any) -> dict[str, float]:

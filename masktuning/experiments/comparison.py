@@ -43,6 +43,8 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
     url = request.url_of(first.task.name)
     study = SharedStudy(url, name)
     study.identify(identity)
+    if not any(one.role == "ood" for one in first.task.sets):
+        print("no out-of-distribution set: --eval_files NAME=FILE would have one measured")
     if request.retry_failed:
         study.retry(jobs)
     variants = {variant.name: variant for variant in request.variants}
@@ -63,7 +65,7 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
     baseline = request.baseline or request.variants[0].name
     progress = study.progress()
     plan = with_proposals(plan, spaces, progress.dev(), progress.failures)
-    return gathered(plan, progress, first.task.name, baseline, identity)
+    return gathered(plan, progress, first.task.name, baseline, identity, request.flags)
 
 
 def _seed(cell: Cell) -> list[str]:
@@ -71,7 +73,12 @@ def _seed(cell: Cell) -> list[str]:
 
 
 def gathered(
-    plan: Plan, progress: Progress, task: str, baseline: str, identity: dict[str, object]
+    plan: Plan,
+    progress: Progress,
+    task: str,
+    baseline: str,
+    identity: dict[str, object],
+    flags: list[str],
 ) -> Comparison:
     """What is known of a plan's cells, in the form that the report takes."""
     dev = progress.dev()
@@ -92,4 +99,5 @@ def gathered(
             cell.key: progress.failures[cell.key] for cell in cells if cell.key in progress.failures
         },
         identity=identity,
+        flags=flags,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from masktuning.experiments.outcome import Outcome
@@ -28,4 +28,6 @@ class Comparison:
     failures: dict[str, str]
     """The error of each cell that failed, as one line, by the key of the cell."""
     identity: dict[str, Any]
-    """The versions and flags that the runs have in common."""
+    """What the figures depend on; see `identity_of`."""
+    flags: list[str] = field(default_factory=list)
+    """The words of `masktuning.train` that all runs have."""

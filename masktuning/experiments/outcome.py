@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNION = "union"
-"""The role of a set that consists of other sets; it is shown, and is no part of their mean."""
+"""The role of a set whose texts are in other sets too; it is shown, and is no part of a mean."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Outcome:
     """The name of the computer."""
     folder: str
     """The run folder on that computer."""
+    warnings: tuple[str, ...] = ()
+    """What the run warned of, each warning once."""
 
     @property
     def dev(self) -> float:
@@ -75,10 +77,12 @@ class Outcome:
             "memory_mb": self.memory_mb,
             "machine": self.machine,
             "folder": self.folder,
+            "warnings": [*self.warnings],
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Outcome:
         """What `as_json` wrote."""
         sets = {name: SetOutcome.from_json(one) for name, one in content["sets"].items()}
-        return cls(**{**content, "sets": sets})
+        warnings = tuple(content.get("warnings", ()))
+        return cls(**{**content, "sets": sets, "warnings": warnings})

@@ -8,7 +8,14 @@ from masktuning.config.files import make, write, write_json
 from masktuning.experiments import plot
 from masktuning.experiments.comparison_result import Comparison
 from masktuning.experiments.report_formats import as_csv, as_json, as_latex
-from masktuning.experiments.report_sentences import choices, findings, gaps, legend
+from masktuning.experiments.report_sentences import (
+    choices,
+    conditions,
+    findings,
+    gaps,
+    legend,
+    warnings,
+)
 from masktuning.experiments.report_tables import (
     Table,
     as_markdown,
@@ -17,6 +24,7 @@ from masktuning.experiments.report_tables import (
     wide,
 )
 from masktuning.experiments.statistics import VariantStatistics, summarize
+from masktuning.experiments.words import counted
 
 NAME = "comparison"
 """The name of the report's files, without their endings."""
@@ -44,7 +52,9 @@ def write_report(comparison: Comparison, folder: str | Path) -> str:
     write(folder / f"{NAME}.md", _markdown(comparison, table, drawn=undrawn is None))
     endings = "md, .tex, .csv, .json" + (", .svg" if undrawn is None else "")
     last = [f"Written to {folder}: {NAME}.{endings}", *([undrawn] if undrawn else [])]
-    parts = [[_title(comparison)], findings(comparison, table), [as_text(table)]]
+    told = warnings(comparison)
+    parts = [[_title(comparison)], findings(comparison, table)]
+    parts += [["Warnings of the runs:", *told] if told else [], [as_text(table)]]
     parts += [legend(comparison, table), choices(comparison, table), gaps(comparison), last]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -71,16 +81,20 @@ def _title(comparison: Comparison) -> str:
     plan = comparison.plan
     wanted = len(plan.variants) * len(plan.final_seeds)
     done = sum(len(runs) for runs in comparison.outcomes.values())
-    count = f"all {wanted}" if done == wanted else f"{done} of {wanted}"
-    return f"{len(plan.variants)} methods on the task {comparison.task}: {count} final runs."
+    methods, runs = counted(len(plan.variants), "method"), counted(wanted, "final run")
+    return f"{methods} on {comparison.task}: {'' if done == wanted else f'{done} of '}{runs}."
 
 
 def _markdown(comparison: Comparison, table: Table, drawn: bool) -> str:
     parts = [f"# Comparison on {comparison.task}", _title(comparison)]
     parts += findings(comparison, table)
+    if told := warnings(comparison):
+        parts += ["Warnings of the runs:", "\n".join(f"- {one}" for one in told)]
     parts += [as_markdown(wide(table, table.columns())), " ".join(legend(comparison, table))]
     if drawn:
         parts.append(f"![In-distribution against out-of-distribution accuracy]({NAME}.svg)")
+    if common := conditions(comparison):
+        parts += ["## What all runs have in common", "\n\n".join(common)]
     parts += ["## What was chosen, and by what", "\n\n".join(choices(comparison, table))]
     if missing := gaps(comparison):
         parts += ["## What is missing", "\n\n".join(missing)]

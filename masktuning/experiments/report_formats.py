@@ -109,6 +109,7 @@ def _result(comparison: Comparison, table: Table, name: str) -> dict[str, Any]:
             "memory_mb": run.memory_mb,
             "machine": run.machine,
             "folder": run.folder,
+            "warnings": [*run.warnings],
         }
         for seed, run in sorted(comparison.outcomes[name].items())
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import shlex
+from collections.abc import Iterable, Mapping
 
 from masktuning.experiments.comparison_result import Comparison
 from masktuning.experiments.plan import Point
@@ -15,11 +17,18 @@ from masktuning.experiments.report_tables import (
 )
 from masktuning.experiments.statistics import VariantStatistics
 
+_EQUAL = 1e-9  # means of accuracies that are closer differ by rounding alone
+
 
 def findings(comparison: Comparison, table: Table) -> list[str]:
     """Which variant holds up best, by how much and at what cost."""
-    if not table.ood:
+    if not table.statistics:
         return []
+    if not table.ood:
+        return [
+            "No out-of-distribution set was measured, so nothing here says how the methods hold up "
+            "on other texts; --eval_files names such sets."
+        ]
     best = max(
         (name for name in table.order if name in table.statistics),
         key=lambda name: _mean_ood(table.statistics[name]),
@@ -28,8 +37,15 @@ def findings(comparison: Comparison, table: Table) -> list[str]:
     assert found.mean_ood is not None
     first = f"Highest mean out-of-distribution accuracy: {best}, "
     first += show_score(found.mean_ood.accuracy)
+    equal = [
+        name
+        for name in table.order
+        if name in table.statistics and name != best
+        if abs(_mean_ood(table.statistics[name]) - found.mean_ood.accuracy.mean) < _EQUAL
+    ]
+    too = [f"{', '.join(equal)} reached the same."] if equal else []
     if best == comparison.baseline:
-        return [f"{first}, which is the baseline."]
+        return [f"{first}, which is the baseline.", *too]
     difference = found.mean_ood.difference
     if difference is None:
         return [f"{first}. No seed was run with the baseline, {comparison.baseline}, too."]
@@ -40,6 +56,42 @@ def findings(comparison: Comparison, table: Table) -> list[str]:
     lines = [f"{first}, {show_difference(difference)} against {comparison.baseline}{cost}."]
     if not difference.excludes_zero:
         lines.append("The interval of this difference contains 0, so it may be chance.")
+    dev = found.dev.difference
+    if dev is not None:
+        lines.append(
+            f"In distribution, on {table.dev[0]}, its difference is {show_difference(dev)}."
+        )
+    return [*lines, *too]
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What the final runs warned of; warnings that differ in their numbers alone are shown once."""
+    runs: dict[str, dict[str, list[int]]] = {}
+    first: dict[str, str] = {}
+    for name, by_seed in comparison.outcomes.items():
+        for seed, message in ((s, m) for s in sorted(by_seed) for m in by_seed[s].warnings):
+            kind = re.sub(r"\d+(\.\d+)?", "N", message)
+            first.setdefault(kind, message)
+            seeds = runs.setdefault(kind, {}).setdefault(name, [])
+            seeds += [] if seed in seeds else [seed]
+    return [f"{_whose(comparison, runs[kind])}: {message}" for kind, message in first.items()]
+
+
+def conditions(comparison: Comparison) -> list[str]:
+    """What all runs have in common: their options, versions, and the sizes of the sets."""
+    lines = []
+    if comparison.flags:
+        lines.append(f"Every run has the options `{shlex.join(comparison.flags)}`.")
+    packages = ("masktuning", "torch", "transformers")
+    versions = [
+        f"{one} {comparison.identity[one]}" for one in packages if one in comparison.identity
+    ]
+    if versions:
+        lines.append(f"The versions are {', '.join(versions)}.")
+    run = next((run for by_seed in comparison.outcomes.values() for run in by_seed.values()), None)
+    if run is not None:
+        sizes = (f"{name} {len(one.correct)}" for name, one in run.sets.items())
+        lines.append(f"Numbers of texts: {', '.join(sizes)}.")
     return lines
 
 
@@ -107,11 +159,10 @@ def choices(comparison: Comparison, table: Table) -> list[str]:
         lines.append(f"{who} run with their options as given and {final}.")
         points = {name: show_point(plan.grids[name][0]) for name in given}
         lines += [f"{name}: {point} was given." for name, point in points.items() if point]
-    return [
-        *lines,
-        "All figures in the tables come from these runs alone.",
-        "The out-of-distribution sets were not looked at for any choice.",
-    ]
+    lines.append("All figures in the tables come from these runs alone.")
+    if table.ood:
+        lines.append("The out-of-distribution sets were not looked at for any choice.")
+    return lines
 
 
 def gaps(comparison: Comparison) -> list[str]:
@@ -160,6 +211,14 @@ def _one_seed(table: Table) -> list[str]:
         f"Only one seed is common to the baseline and {', '.join(names)}: that interval is over "
         "the examples alone and says nothing about other seeds."
     ]
+
+
+def _whose(comparison: Comparison, seeds: Mapping[str, list[int]]) -> str:
+    """The runs of some variants, by their seeds."""
+    have = {name: sorted(runs) for name, runs in comparison.outcomes.items() if runs}
+    if seeds == have:
+        return "all runs"
+    return "; ".join(f"{name} {_seeds(those)}" for name, those in seeds.items())
 
 
 def _mean_ood(found: VariantStatistics) -> float:

@@ -18,7 +18,7 @@ from masktuning.experiments.plan import (
     open_options,
 )
 from masktuning.experiments.proposals import Space, ends, is_range
-from masktuning.methods import method_class
+from masktuning.methods import method_class, options_by_method
 from masktuning.training.job import TrainingJob, read_job
 
 # Options of train that a comparison decides itself, with what to give instead.
@@ -187,6 +187,13 @@ def _check_grid(request: ComparisonRequest) -> None:
     """Raises UsageError for a searched option that no variant has or leaves open."""
     grid, variants = request.grid, request.variants
     has = {name for one in variants for name in options_of(one.method)}
+    for name in sorted(grid.keys() - has):
+        owners = [method for method, options in options_by_method().items() if name in options]
+        if owners:
+            raise UsageError(
+                f"--grid {name}: none of these methods has this option, which belongs to "
+                f"{', '.join(owners)}"
+            )
     check_names(grid, has, "option in --grid")
     if request.trials is None and (ranges := [name for name in grid if is_range(grid[name])]):
         raise UsageError(f"--grid {ranges[0]}: give values, or --search tpe to draw from a range")

@@ -1,6 +1,11 @@
-"""Durations in words."""
+"""Numbers and durations in words."""
 
 from __future__ import annotations
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, as "1 run" or "3 runs"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def in_words(seconds: float | None) -> str:

@@ -65,6 +65,7 @@ def _values(spec: SetSpec, labels: list[str]) -> Iterator[Problem]:
 
 def _references(spec: SetSpec, file: TaskFile) -> Iterator[Problem]:
     named = [("union_of", part) for part in spec.union_of]
+    named += [("repeats", other) for other in spec.repeats]
     if spec.original:
         named.append(("original", spec.original))
     for key, other in named:

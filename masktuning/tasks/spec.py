@@ -54,6 +54,9 @@ class SetSpec:
     """A generated set, such as demo/train, in place of a file or a copy on the hub."""
     union_of: list[str] = field(default_factory=list)
     """Other sets of the task that this set joins; it then has no source of its own."""
+    repeats: list[str] = field(default_factory=list)
+    """Other sets of the task whose texts this set has again, from a source of its own. Where they
+    are measured too, it is no part of a mean over sets."""
     labels: list[str] = field(default_factory=list)
     """The set's own label names, where it has fewer labels than the task."""
     label_map: dict[str, str] = field(default_factory=dict)

@@ -7,13 +7,13 @@ from masktuning.experiments.outcome import Outcome, SetOutcome
 from masktuning.experiments.plan import Plan, Variant
 
 
-def outcome(sets, seconds=10.0, memory_mb=100.0, more=None, machine="one"):
+def outcome(sets, seconds=10.0, memory_mb=100.0, more=None, machine="one", warnings=()):
     """An outcome from {set: correct}; the first set is in distribution, the others are not."""
     found = {
         name: SetOutcome("ood" if i else "dev", np.array(correct, bool), (more or {}).get(name, {}))
         for i, (name, correct) in enumerate(sets.items())
     }
-    return Outcome(found, seconds, memory_mb, machine, "runs/one")
+    return Outcome(found, seconds, memory_mb, machine, "runs/one", tuple(warnings))
 
 
 def share(correct, of=10):

@@ -1,6 +1,7 @@
 """The command compare: what it refuses, and a small comparison from the flags to the tables."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -13,11 +14,12 @@ from stand_in import wait_for
 from masktuning import compare
 from masktuning.config.errors import UsageError
 from masktuning.demo import EMBEDDED
-from masktuning.experiments.cell import read_outcome
+from masktuning.experiments.cell import collected_warnings, is_measured_again, read_outcome
 from masktuning.experiments.identity import identity_of
 from masktuning.experiments.plan import FINAL, SEARCH, Cell
 from masktuning.experiments.run_cell import CellRunner, folder_name
 from masktuning.experiments.study import CellFailed, Stopped
+from masktuning.tasks.spec import SetSpec
 from masktuning.training.build import read_texts
 from masktuning.training.job import read_job
 
@@ -43,11 +45,15 @@ BAD = {
     "--methods finetuning mask_tuning:gate=maybe": "gate",
     "--methods finetuning finetuning": "--methods: finetuning is there twice",
     "--methods finetuning dependency_parsing": "it trains no classifier to compare",
-    "--methods finetuning poe --baseline reweight": "unknown --baseline 'reweight'",
+    "--methods finetuning poe --baseline reweight": (
+        "unknown --baseline 'reweight'; give one of finetuning, poe"
+    ),
     "--methods finetuning --grid lerning_rate=1": (
         "unknown option in --grid 'lerning_rate'; did you mean 'learning_rate'?"
     ),
-    "--methods finetuning --grid alpha=0.1": "unknown option in --grid 'alpha'",
+    "--methods finetuning --grid gate=label": (
+        "--grid gate: none of these methods has this option, which belongs to mask_tuning"
+    ),
     "--methods mask_tuning:alpha=0 --grid alpha=0.1": "--methods fixes it for every method",
     "--methods finetuning --grid learning_rate": "write option=value,value",
     "--methods finetuning --grid learning_rate=fast": "learning_rate",
@@ -161,6 +167,25 @@ def test_a_search_measures_dev_alone_and_workers_may_load_data(tmp_path):
     """One real run; processes of a data loader end with it, as the thread that waits does."""
     found = runner(tmp_path, "--dataloader_num_workers", "1")(Cell("finetuning", (), 1, SEARCH))
     assert [*found.sets] == ["dev"] and len(found.sets["dev"].correct) == 16
+
+
+@pytest.mark.parametrize(
+    ("measured", "again"), [({"near", "far", "both"}, True), ({"near", "both"}, False)]
+)
+def test_a_set_that_repeats_others_is_no_part_of_a_mean(measured, again):
+    assert is_measured_again(SetSpec("both", "ood", repeats=["near", "far"]), measured) is again
+    assert is_measured_again(SetSpec("all", "ood", union_of=["near", "far"]), measured) is again
+    assert is_measured_again(SetSpec("far", "ood"), measured) is False
+
+
+def test_a_run_keeps_its_warnings_once():
+    logger = logging.getLogger("masktuning.training.run")
+    with collected_warnings() as found:
+        for _ in range(2):
+            logger.warning("warning: %d texts were truncated", 3)
+        logger.info("no warning")
+    logger.warning("after the run")
+    assert found == ["3 texts were truncated"]
 
 
 def test_a_cell_that_is_killed_is_told_as_out_of_memory(tmp_path, monkeypatch):

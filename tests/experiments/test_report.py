@@ -17,10 +17,11 @@ from masktuning.experiments.report_formats import escaped
 from masktuning.experiments.report_tables import signed
 
 TEXT = """\
-3 methods on the task demo: all 6 final runs.
+3 methods on demo: 6 final runs.
 
 Highest mean out-of-distribution accuracy: mask_tuning, 90.00 ± 0.00, +45.00 [+25.00, +65.00] * \
 against finetuning, at 2.00x the time and 1.50x the memory.
+In distribution, on dev, its difference is +0.00 [+0.00, +0.00].
 
 method                       dev           difference              mean OOD      difference\
                  time   memory
@@ -167,7 +168,7 @@ def test_json_holds_everything(tmp_path):
         for seed, run in runs.items():
             assert result["runs"][str(seed)] == {
                 **{"seconds": run.seconds, "memory_mb": run.memory_mb},
-                **{"machine": "one", "folder": "runs/one"},
+                **{"machine": "one", "folder": "runs/one", "warnings": []},
             }
             for set_name, one in run.sets.items():
                 scores = result["sets"][set_name]
@@ -223,8 +224,8 @@ def test_an_incomplete_comparison_says_what_is_missing(tmp_path):
         tmp_path,
     )
     lines = text.splitlines()
-    assert lines[0] == "3 methods on the task demo: 3 of 6 final runs."
-    assert re.split("  +", lines[8]) == ["mask_tuning", "-", "-", "-", "-"]
+    assert lines[0] == "3 methods on demo: 3 of 6 final runs."
+    assert re.split("  +", lines[9]) == ["mask_tuning", "-", "-", "-", "-"]
     assert "mask_tuning: no point is chosen yet (1 of its 4 search runs succeeded)." in lines
     assert text.endswith(
         "\nmask_tuning has no result yet.\n"
@@ -272,7 +273,7 @@ def test_options_with_one_value_are_given_and_not_searched(tmp_path):
 
 def test_nothing_has_ended_yet(tmp_path):
     text = write_report(comparison(outcomes={}, choices={}, search={}), tmp_path)
-    assert text.startswith("3 methods on the task demo: 0 of 6 final runs.\n\nmethod ")
+    assert text.startswith("3 methods on demo: 0 of 6 final runs.\n\nmethod ")
     assert text.count("has no result yet.") == 3
     assert "comparison.svg was not drawn, since there are no out-of-distribution results." in text
     assert len((tmp_path / "comparison.csv").read_text().splitlines()) == 1
@@ -285,7 +286,9 @@ def test_without_out_of_distribution_sets_rows_are_ordered_by_dev(tmp_path):
     outcomes = {name: {1: outcome({"dev": share(n)})} for name, n in runs.items()}
     given = comparison(plan=plan, outcomes=outcomes, choices=dict.fromkeys(runs, ()))
     text = write_report(given, tmp_path)
-    rows = [line.split()[:2] for line in text.splitlines()[4:7]]
+    assert "No out-of-distribution set was measured, so nothing here says how" in text
+    assert "were not looked at" not in text
+    rows = [line.split()[:2] for line in text.splitlines()[6:9]]
     assert rows == [["finetuning", "50.00"], ["rubi", "80.00"], ["poe", "70.00"]]
     assert "mean OOD" not in text and "Highest" not in text
     assert "no out-of-distribution results" in text
@@ -305,6 +308,40 @@ def test_the_baseline_may_be_best_or_missing_and_a_difference_may_be_chance(tmp_
     alone = text({"poe": high})
     assert "poe, 60.00. No seed was run with the baseline, finetuning, too." in alone
     assert "relative to the baseline" not in alone and "finetuning has no result yet." in alone
+
+
+def test_equal_means_are_told(tmp_path):
+    runs = {1: outcome({"dev": share(5), "hans": share(6)})}
+    text = write_report(two_variants({"finetuning": runs, "poe": runs}), tmp_path)
+    assert "finetuning, 60.00, which is the baseline.\npoe reached the same.\n" in text
+
+
+def test_warnings_are_shown_once_with_the_runs_that_gave_them(tmp_path):
+    def runs(*of_seeds):
+        sets = {"dev": share(5), "hans": share(6)}
+        return {s: outcome(sets, warnings=one) for s, one in enumerate(of_seeds, 1)}
+
+    cut = "hans: 36 of 40 texts are longer than 128 tokens"
+    plain = runs([cut, "after 30 steps: one"], [cut])
+    other = runs([cut], [cut, "after 45 steps: one"])
+    text = write_report(two_variants({"finetuning": plain, "poe": other}), tmp_path)
+    told = [
+        f"all runs: {cut}",
+        "finetuning seed 1; poe seed 2: after 30 steps: one",
+    ]
+    assert "\n".join(["Warnings of the runs:", *told, "", "method "]) in text
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "Warnings of the runs:\n\n- all runs: hans" in markdown
+    found = json.loads((tmp_path / "comparison.json").read_text())["results"]
+    assert found["poe"]["runs"]["2"]["warnings"] == [cut, "after 45 steps: one"]
+
+
+def test_markdown_says_what_all_runs_have_in_common(tmp_path):
+    write_report(comparison(flags=["--train_file", "my train.csv"]), tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    assert "Every run has the options `--train_file 'my train.csv'`." in text
+    assert "The versions are torch 2.13.0." in text
+    assert "Numbers of texts: dev 10, hans 10, paws 10." in text
 
 
 def test_times_of_different_machines_are_to_be_read_with_care(tmp_path):

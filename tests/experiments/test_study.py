@@ -126,12 +126,13 @@ def test_an_outcome_passes_through_json_unchanged():
         "dev": SetOutcome("dev", generator.random(13) < 0.5, {"f1": 0.25}),
         "ood": SetOutcome("ood", generator.random(16) < 0.5),
     }
-    before = Outcome(sets, 1.5, 200.0, "here", "there")
+    before = Outcome(sets, 1.5, 200.0, "here", "there", ("one text was cut",))
     after = Outcome.from_json(before.as_json())
     assert (after.seconds, after.memory_mb, after.machine, after.folder) == (
         *(1.5, 200.0),
         *("here", "there"),
     )
+    assert after.warnings == ("one text was cut",)
     for name, one in sets.items():
         assert after.sets[name].role == one.role and after.sets[name].more == one.more
         np.testing.assert_array_equal(after.sets[name].correct, one.correct)

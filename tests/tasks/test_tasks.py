@@ -403,6 +403,7 @@ WHOLE += "  dev: {role: dev, text: [t], label: l, file: f}\n"
         (FAR + "include: {sst2: [imdb_cad]}\n", "sets must hold one of role train"),
         (FAR + "  near: {role: dev, union_of: [far]}\n", "line 5: a union of other sets must have"),
         (FAR + "  near: {role: ood, union_of: [far], f1: c}\n", "line 5: f1 must be macro or"),
+        (FAR.replace("f}", "f, repeats: [near]}"), "line 4: 'near' is not another set"),
         (FAR + "  a/b: {role: ood, union_of: [far]}\n", "line 5: 'a/b': a set's name consists of"),
         (FAR.replace("f}", "f, expected_counts: {row: 3}}"), "line 4: expected_counts may give a,"),
         (FAR.replace("f}", "f, hash_split: tenth}"), "line 4: hash_split must be held_out or kept"),

@@ -206,6 +206,8 @@ def ticking_trainer(clock, folder, method, **options):
         "backend": "cpp",
         **options,
     }
+    if method == "mask_tuning":
+        settings["min_per_example"] = 1  # a batch without masks needs one pass only
     rows = [{**row, COLUMN: [-0.7, -0.7]} for row in examples(16, 1)]
     return MaskTuningTrainer(
         model=ticking_model(clock),

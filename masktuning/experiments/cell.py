@@ -46,14 +46,14 @@ def main() -> None:
         from masktuning.training.job import read_job
         from masktuning.training.run import run
 
-    read = read_job(job["flags"], Path(job["embedded"]))
-    if job["search"]:  # by dev alone, so nothing else is measured
-        kept = [one for one in read.task.sets if one.role in ("train", "dev")]
-        read = replace(read, task=replace(read.task, sets=kept))
-    began = time.perf_counter()
     with collected_warnings() as warnings:
+        read = read_job(job["flags"], Path(job["embedded"]))
+        if job["search"]:  # by dev alone, so nothing else is measured
+            kept = [one for one in read.task.sets if one.role in ("train", "dev")]
+            read = replace(read, task=replace(read.task, sets=kept))
+        began = time.perf_counter()
         scores = run(read, summary=False)
-    seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began
     measured = {one.result.name for one in scores}
     again = {one.name for one in read.task.sets if is_measured_again(one, measured)}
     sets = {

@@ -54,7 +54,7 @@ def write_report(comparison: Comparison, folder: str | Path) -> str:
     last = [f"Written to {folder}: {NAME}.{endings}", *([undrawn] if undrawn else [])]
     told = warnings(comparison)
     parts = [[_title(comparison)], findings(comparison, table)]
-    parts += [["Warnings of the runs:", *told] if told else [], [as_text(table)]]
+    parts += [["Messages of the runs:", *told] if told else [], [as_text(table)]]
     parts += [legend(comparison, table), choices(comparison, table), gaps(comparison), last]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -89,7 +89,7 @@ def _markdown(comparison: Comparison, table: Table, drawn: bool) -> str:
     parts = [f"# Comparison on {comparison.task}", _title(comparison)]
     parts += findings(comparison, table)
     if told := warnings(comparison):
-        parts += ["Warnings of the runs:", "\n".join(f"- {one}" for one in told)]
+        parts += ["Messages of the runs:", "\n".join(f"- {one}" for one in told)]
     parts += [as_markdown(wide(table, table.columns())), " ".join(legend(comparison, table))]
     if drawn:
         parts.append(f"![In-distribution against out-of-distribution accuracy]({NAME}.svg)")

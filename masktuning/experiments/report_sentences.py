@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from masktuning.experiments.comparison_result import Comparison
 from masktuning.experiments.plan import Point
@@ -48,7 +47,7 @@ def findings(comparison: Comparison, table: Table) -> list[str]:
         return [f"{first}, which is the baseline.", *too]
     difference = found.mean_ood.difference
     if difference is None:
-        return [f"{first}. No seed was run with the baseline, {comparison.baseline}, too."]
+        return [f"{first}. No seed was run with the baseline, {comparison.baseline}, too.", *too]
     cost = ""
     if found.time_ratio is not None and found.memory_ratio is not None:
         cost = f", at {show_ratio(found.time_ratio)} the time and "
@@ -65,23 +64,20 @@ def findings(comparison: Comparison, table: Table) -> list[str]:
 
 
 def warnings(comparison: Comparison) -> list[str]:
-    """What the final runs warned of; warnings that differ in their numbers alone are shown once."""
+    """What the final runs warned of, each message once with the runs that it is from."""
     runs: dict[str, dict[str, list[int]]] = {}
-    first: dict[str, str] = {}
     for name, by_seed in comparison.outcomes.items():
         for seed, message in ((s, m) for s in sorted(by_seed) for m in by_seed[s].warnings):
-            kind = re.sub(r"\d+(\.\d+)?", "N", message)
-            first.setdefault(kind, message)
-            seeds = runs.setdefault(kind, {}).setdefault(name, [])
-            seeds += [] if seed in seeds else [seed]
-    return [f"{_whose(comparison, runs[kind])}: {message}" for kind, message in first.items()]
+            runs.setdefault(message, {}).setdefault(name, []).append(seed)
+    return [f"{_whose(comparison, those)}: {message}" for message, those in runs.items()]
 
 
 def conditions(comparison: Comparison) -> list[str]:
     """What all runs have in common: their options, versions, and the sizes of the sets."""
     lines = []
     if comparison.flags:
-        lines.append(f"Every run has the options `{shlex.join(comparison.flags)}`.")
+        words = shlex.join(_without_secrets(comparison.flags))
+        lines.append(f"Every run has the options `{words}`.")
     packages = ("masktuning", "torch", "transformers")
     versions = [
         f"{one} {comparison.identity[one]}" for one in packages if one in comparison.identity
@@ -211,6 +207,17 @@ def _one_seed(table: Table) -> list[str]:
         f"Only one seed is common to the baseline and {', '.join(names)}: that interval is over "
         "the examples alone and says nothing about other seeds."
     ]
+
+
+def _without_secrets(words: Sequence[str]) -> list[str]:
+    """The words of a command line without options that hold an access token."""
+    kept: list[str] = []
+    dropped = False
+    for word in words:
+        if word.startswith("--"):
+            dropped = word.partition("=")[0].endswith("token")
+        kept += [] if dropped else [word]
+    return kept
 
 
 def _whose(comparison: Comparison, seeds: Mapping[str, list[int]]) -> str:

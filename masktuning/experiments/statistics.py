@@ -252,11 +252,13 @@ def _shares_of_sums(
 
 
 def _check_same_sets(outcomes: Outcomes) -> None:
-    """Raises UsageError unless all runs have the same sets with the same number of examples."""
-    first: tuple[str, dict[str, int]] | None = None
+    """Raises UsageError unless all runs have the same sets, in number of examples and in role."""
+    first: tuple[str, dict[str, str]] | None = None
     for name, runs in outcomes.items():
         for seed, run in runs.items():
-            sizes = {one: len(content.correct) for one, content in run.sets.items()}
+            sizes = {
+                one: f"{len(content.correct)} ({content.role})" for one, content in run.sets.items()
+            }
             where = f"{name} seed={seed} ({run.folder} on {run.machine})"
             first = first or (where, sizes)
             if sizes != first[1]:
@@ -267,5 +269,5 @@ def _check_same_sets(outcomes: Outcomes) -> None:
                 )
 
 
-def _listed(sizes: Mapping[str, int]) -> str:
+def _listed(sizes: Mapping[str, str]) -> str:
     return ", ".join(f"{name} of {n}" for name, n in sizes.items())

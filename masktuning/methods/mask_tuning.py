@@ -54,8 +54,8 @@ class MaskTuning(Method):
     alpha * L_MLM is back-propagated, and its activations are freed, before the second forward
     pass. The gradient is that of the sum, and the peak memory is near that of plain fine-tuning.
     With alpha = 0 the first pass runs without a graph, which is the paper's ablation "without
-    integrated loss" (section VI). A batch in which no token is masked needs no first pass; half of
-    the phrases of SST-2 are that short.
+    integrated loss" (section VI). A batch in which no token is masked needs no first pass, which
+    is common for texts of fewer than ten tokens, such as half of the phrases of SST-2.
 
     The mask rate of 0.05 is the paper's. Its alpha is 0.6 for SST-2, 0.7 for MNLI and 0.8 for QQP,
     with three epochs (`--preset paper`); the default `auto` follows the norms of both gradients,
@@ -162,12 +162,12 @@ class MaskTuning(Method):
         trains_mlm = self.balance is not None or self.options.alpha > 0
         output = targets_M = None
         # In one joint backward pass DDP and FSDP want a gradient, of 0, for the head as well.
-        if not batch.num_masked and not step.joint:
-            output, targets_M = nothing_masked(batch.input_ids)
-            losses_M = output.losses
-        elif self.strategy.predicts or trains_mlm or step.joint:
+        if self.strategy.predicts or trains_mlm or step.joint:
             with torch.set_grad_enabled(torch.is_grad_enabled() and (trains_mlm or step.joint)):
-                output, targets_M = self._masked_lm(batch, step.rng)
+                if batch.num_masked or step.joint:
+                    output, targets_M = self._masked_lm(batch, step.rng)
+                else:
+                    output, targets_M = nothing_masked(batch.input_ids, self.model)
             losses_M = output.losses
         else:
             losses_M = batch.input_ids.new_zeros(0, dtype=torch.float32)

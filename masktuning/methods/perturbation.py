@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from masktuning.data.batch import Batch
+from masktuning.modeling.shared_encoder import MaskTuningModel
 from masktuning.ops import MaskedLMOutput, MaskedTokens, sample_masks
 
 
@@ -111,14 +112,22 @@ def masked_lm_pass(
     return output, masked.targets
 
 
-def nothing_masked(input_ids: Tensor) -> tuple[MaskedLMOutput, Tensor]:
+def nothing_masked(input_ids: Tensor, model: MaskTuningModel) -> tuple[MaskedLMOutput, Tensor]:
     """What `masked_lm_pass` returns for a batch without a masked token, without a forward pass.
+
+    The empty losses give the head's own parameters a gradient of 0, as a forward pass would. An
+    optimizer would treat parameters without a gradient differently.
 
     Args:
         input_ids: [B, L] int64, which are the perturbed examples as well.
+        model: what the forward pass would be of.
     """
-    losses_M = input_ids.new_zeros(0, dtype=torch.float32)
+    assert model.mlm_head is not None
     none_M = input_ids.new_zeros(0)
+    shared = {id(p) for p in model.classifier.parameters()}
+    own = (p for p in model.mlm_head.parameters() if id(p) not in shared)
+    empty = (p.flatten()[:0].float() for p in own)
+    losses_M = torch.cat([none_M.float(), *empty])
     return MaskedLMOutput(losses_M, none_M, input_ids), none_M
 
 

@@ -71,6 +71,11 @@ def _references(spec: SetSpec, file: TaskFile) -> Iterator[Problem]:
     for key, other in named:
         if other not in file.sets or other == spec.name:
             yield key, f"{other!r} is not another set of this file"
+    if spec.repeats and spec.role != "ood":
+        yield "repeats", "repeats is for sets of role ood"
+    parts = (file.sets[other] for other in spec.repeats)
+    if any(isinstance(part, dict) and part.get("repeats") for part in parts):
+        yield "repeats", "these must be sets that repeat no others"
     if not set(spec.protocols) <= set(PROTOCOLS):
         yield "protocols", f"protocols may list {', '.join(PROTOCOLS)}"
 

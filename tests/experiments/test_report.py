@@ -327,17 +327,19 @@ def test_warnings_are_shown_once_with_the_runs_that_gave_them(tmp_path):
     text = write_report(two_variants({"finetuning": plain, "poe": other}), tmp_path)
     told = [
         f"all runs: {cut}",
-        "finetuning seed 1; poe seed 2: after 30 steps: one",
+        "finetuning seed 1: after 30 steps: one",
+        "poe seed 2: after 45 steps: one",
     ]
-    assert "\n".join(["Warnings of the runs:", *told, "", "method "]) in text
+    assert "\n".join(["Messages of the runs:", *told, "", "method "]) in text
     markdown = (tmp_path / "comparison.md").read_text()
-    assert "Warnings of the runs:\n\n- all runs: hans" in markdown
+    assert "Messages of the runs:\n\n- all runs: hans" in markdown
     found = json.loads((tmp_path / "comparison.json").read_text())["results"]
     assert found["poe"]["runs"]["2"]["warnings"] == [cut, "after 45 steps: one"]
 
 
 def test_markdown_says_what_all_runs_have_in_common(tmp_path):
-    write_report(comparison(flags=["--train_file", "my train.csv"]), tmp_path)
+    flags = ["--hub_token", "secret", "--train_file", "my train.csv", "--push_to_hub_token=s"]
+    write_report(comparison(flags=flags), tmp_path)
     text = (tmp_path / "comparison.md").read_text()
     assert "Every run has the options `--train_file 'my train.csv'`." in text
     assert "The versions are torch 2.13.0." in text

@@ -320,7 +320,7 @@ def test_a_comparison_that_cannot_be_run_is_named_and_the_others_go_on(monkeypat
     table = load_table("table1").select(["roberta-base"], ["finetuning"], ["sst2", "qqp"])
     text = rebuild.rebuild(table, wanted(seeds=1, output_dir=tmp_path), "standard")
     assert "90.00 (paper 91.50)" in text
-    assert "RoBERTa-base on sst2 was not run: sst2/train.tsv: not found." in text
+    assert "RoBERTa-base on sst2 has no result: sst2/train.tsv: not found." in text
     alone = table.select([], [], ["sst2"])
     with pytest.raises(UsageError, match=r"sst2/train\.tsv: not found"):
         rebuild.rebuild(alone, wanted(seeds=1, output_dir=tmp_path), "standard")

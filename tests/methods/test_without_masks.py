@@ -4,9 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from families import examples, tiny_model, tiny_tokenizer
-from stock_step import assert_same, run_step, stock_twins
+from stock_step import assert_same, make_batch, run_step, stock_twins
 
+from masktuning.data.batch import Batch
 from masktuning.data.collator import MaskTuningCollator
+from masktuning.methods.mask_tuning import MaskTuning
+from masktuning.methods.mask_tuning_options import MaskTuningOptions
+from masktuning.methods.step import Step
 
 ALPHA = 0.3
 
@@ -37,6 +41,30 @@ def test_the_first_pass_is_skipped(apart, passes):
     handle.remove()
     assert len(calls) == passes
     assert_same(ours, expected(model, batch))
+
+
+def test_the_head_gets_a_gradient_of_zero():
+    """An optimizer decays the weights of what has one, and passes over what has none."""
+    model = tiny_model("bert")
+    head = dict(model.mlm_head.named_parameters())
+    shared = {id(p) for p in model.classifier.parameters()}
+    own = [n for n, p in head.items() if id(p) not in shared]
+    run_step(model, batch_without_masks(), ALPHA)
+    assert own and all(head[n].grad is not None and not head[n].grad.any() for n in own)
+
+
+@pytest.mark.parametrize("alpha", [0.0, ALPHA, "auto"])
+@pytest.mark.parametrize("perturbation", ["mlm", "random"])
+def test_the_log_has_the_same_names_as_with_masks(alpha, perturbation):
+    model, logged = tiny_model("bert"), []
+    options = MaskTuningOptions(alpha, perturbation=perturbation)
+    for batch in (batch_without_masks(), make_batch()):
+        method = MaskTuning(model, tiny_tokenizer(), options)
+        counts = {"masked": torch.tensor(float(batch["num_masked"])), "labels": torch.tensor(6.0)}
+        step = Step(torch.tensor([1, 0]), counts)
+        list(method.losses(Batch.from_dict(batch), step))
+        logged.append([*step.logged])
+    assert logged[0] == logged[1]
 
 
 @pytest.mark.parametrize("perturbation", ["mlm", "random"])

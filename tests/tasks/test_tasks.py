@@ -364,6 +364,7 @@ sets:
 """
 
 
+NEAR = "  near: {{role: {}, text: [t], label: l, file: g, repeats: [far]}}\n"
 FAR = """name: x
 labels: [a, b]
 sets:
@@ -404,6 +405,8 @@ WHOLE += "  dev: {role: dev, text: [t], label: l, file: f}\n"
         (FAR + "  near: {role: dev, union_of: [far]}\n", "line 5: a union of other sets must have"),
         (FAR + "  near: {role: ood, union_of: [far], f1: c}\n", "line 5: f1 must be macro or"),
         (FAR.replace("f}", "f, repeats: [near]}"), "line 4: 'near' is not another set"),
+        (FAR + NEAR.format("dev"), "line 5: repeats is for sets of role ood"),
+        (FAR.replace("f}", "f, repeats: [near]}") + NEAR.format("ood"), "that repeat no others"),
         (FAR + "  a/b: {role: ood, union_of: [far]}\n", "line 5: 'a/b': a set's name consists of"),
         (FAR.replace("f}", "f, expected_counts: {row: 3}}"), "line 4: expected_counts may give a,"),
         (FAR.replace("f}", "f, hash_split: tenth}"), "line 4: hash_split must be held_out or kept"),

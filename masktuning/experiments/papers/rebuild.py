@@ -35,14 +35,14 @@ def rebuild(table: PaperTable, wanted: Wanted, protocol: str) -> str:
         except UsageError as error:
             if i == len(todo) and not found:
                 raise
-            lines.append(f"{part.where} was not run: {error}.")
+            lines.append(f"{part.where} has no result: {error}.")
             print(lines[-1], flush=True)
         else:
             found.update(outcomes(part, comparison))
             lines += problems(part, comparison)
         paths = layout.write(wanted.output_dir)
     written = ", ".join(map(str, paths))
-    return f"\n{layout.text()}\n\nwritten: {written}; a report of each comparison is next to them"
+    return f"\n{layout.text()}\n\nwritten: {written}; reports of the comparisons are next to them"
 
 
 def run_part(part: Part) -> Comparison:

@@ -23,7 +23,7 @@ from masktuning.experiments.report_tables import (
     further_scores,
     wide,
 )
-from masktuning.experiments.statistics import VariantStatistics, summarize
+from masktuning.experiments.statistics import lead, summarize
 from masktuning.experiments.words import counted
 
 NAME = "comparison"
@@ -34,7 +34,8 @@ def write_report(comparison: Comparison, folder: str | Path) -> str:
     """Writes comparison.md, .tex, .csv, .json and .svg into a folder.
 
     The comparison may be incomplete; the report says what is missing. The baseline is shown first,
-    then the other variants from the highest mean out-of-distribution accuracy to the lowest.
+    then the other variants, from the one with the greatest lead out of distribution to the one with
+    the least.
 
     Returns:
         The report for the terminal.
@@ -62,19 +63,15 @@ def write_report(comparison: Comparison, folder: str | Path) -> str:
 def arrange(comparison: Comparison) -> Table:
     """The statistics of a comparison, with its variants in the order of the report."""
     found = summarize(comparison.outcomes, comparison.baseline)
+    base = found.get(comparison.baseline)
 
     def rank(name: str) -> tuple[bool, bool, float]:
         one = found.get(name)
-        return name != comparison.baseline, one is None, -_judged(one) if one else 0.0
+        return name != comparison.baseline, one is None, -lead(one, base) if one else 0.0
 
     names = [variant.name for variant in comparison.plan.variants]
     order = tuple(sorted(names, key=rank))
     return Table(order, {name: found[name] for name in order if name in found})
-
-
-def _judged(found: VariantStatistics) -> float:
-    """The accuracy by which the rows of the report are ordered."""
-    return (found.mean_ood or found.dev).accuracy.mean
 
 
 def _title(comparison: Comparison) -> str:

@@ -14,7 +14,7 @@ from masktuning.experiments.report_tables import (
     show_ratio,
     show_score,
 )
-from masktuning.experiments.statistics import VariantStatistics
+from masktuning.experiments.statistics import lead
 
 _EQUAL = 1e-9  # means of accuracies that are closer differ by rounding alone
 
@@ -28,20 +28,14 @@ def findings(comparison: Comparison, table: Table) -> list[str]:
             "No out-of-distribution set was measured, so nothing here says how the methods hold up "
             "on other texts; --eval_files names such sets."
         ]
-    best = max(
-        (name for name in table.order if name in table.statistics),
-        key=lambda name: _mean_ood(table.statistics[name]),
-    )
+    base = table.statistics.get(comparison.baseline)
+    leads = {name: lead(one, base) for name, one in table.statistics.items()}
+    best = max(leads, key=leads.__getitem__)
     found = table.statistics[best]
     assert found.mean_ood is not None
-    first = f"Highest mean out-of-distribution accuracy: {best}, "
+    first = f"Best out of distribution: {best}, with a mean accuracy of "
     first += show_score(found.mean_ood.accuracy)
-    equal = [
-        name
-        for name in table.order
-        if name in table.statistics and name != best
-        if abs(_mean_ood(table.statistics[name]) - found.mean_ood.accuracy.mean) < _EQUAL
-    ]
+    equal = [name for name in leads if name != best and leads[best] - leads[name] < _EQUAL]
     too = [f"{', '.join(equal)} reached the same."] if equal else []
     if best == comparison.baseline:
         return [f"{first}, which is the baseline.", *too]
@@ -104,6 +98,11 @@ def legend(comparison: Comparison, table: Table) -> list[str]:
             f"It is marked with {MARK} if the interval excludes 0; one interval in twenty does so "
             "by chance alone, and more do with few seeds."
         )
+        if len({one.seeds for one in table.statistics.values()}) > 1:
+            lines.append(
+                "Not all have the same seeds, so the rows are ordered by these differences and not "
+                "by the accuracies beside them."
+            )
         lines += _one_seed(table)
     if len(table.ood) > 1:
         lines.append(
@@ -226,10 +225,6 @@ def _whose(comparison: Comparison, seeds: Mapping[str, list[int]]) -> str:
     if seeds == have:
         return "all runs"
     return "; ".join(f"{name} {_seeds(those)}" for name, those in seeds.items())
-
-
-def _mean_ood(found: VariantStatistics) -> float:
-    return found.mean_ood.accuracy.mean if found.mean_ood else 0.0
 
 
 def _seeds(seeds: Iterable[int]) -> str:

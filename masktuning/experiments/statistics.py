@@ -133,6 +133,19 @@ def summarize(outcomes: Outcomes, baseline: str) -> dict[str, VariantStatistics]
     }
 
 
+def lead(found: VariantStatistics, base: VariantStatistics | None) -> float:
+    """How far a variant is ahead of the baseline: in mean out-of-distribution accuracy, or on dev.
+
+    This is the mean difference on common seeds, since the accuracy of a variant that lacks a seed
+    may be higher or lower for that reason alone. Without a common seed it is the difference of the
+    mean accuracies.
+    """
+    one = found.mean_ood or found.dev
+    if one.difference is not None:
+        return one.difference.mean
+    return one.accuracy.mean - ((base.mean_ood or base.dev).accuracy.mean if base else 0.0)
+
+
 def _of_variant(
     runs: Mapping[int, Outcome], other: Mapping[int, Outcome], base: Mapping[int, Outcome]
 ) -> VariantStatistics:

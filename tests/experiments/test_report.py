@@ -19,8 +19,8 @@ from masktuning.experiments.report_tables import signed
 TEXT = """\
 3 methods on demo: 6 final runs.
 
-Highest mean out-of-distribution accuracy: mask_tuning, 90.00 ± 0.00, +45.00 [+25.00, +65.00] * \
-against finetuning, at 2.00x the time and 1.50x the memory.
+Best out of distribution: mask_tuning, with a mean accuracy of 90.00 ± 0.00, \
++45.00 [+25.00, +65.00] * against finetuning, at 2.00x the time and 1.50x the memory.
 In distribution, on dev, its difference is +0.00 [+0.00, +0.00].
 
 method                       dev           difference              mean OOD      difference\
@@ -242,6 +242,26 @@ def test_an_incomplete_comparison_says_what_is_missing(tmp_path):
     assert "mask\\_tuning & - & - & - & - & - & - \\\\" in (tmp_path / "comparison.tex").read_text()
 
 
+def test_methods_with_other_seeds_are_ordered_by_their_differences(tmp_path):
+    # Seed 2 is easier for both, and only poe lacks it: its mean accuracy is lower, its lead is not.
+    def runs(*of_seeds):
+        return {s: outcome({"dev": share(5), "hans": share(n)}) for s, n in enumerate(of_seeds, 1)}
+
+    outcomes = {"finetuning": runs(4, 8), "mask_tuning": runs(4, 9), "poe": runs(5)}
+    variants = tuple(map(Variant, outcomes))
+    plan = Plan(variants, dict.fromkeys(outcomes, ((),)), (), (1, 2))
+    choices = dict.fromkeys(outcomes, ())
+    uneven = comparison(plan=plan, choices=choices, search={}, outcomes=outcomes)
+    lines = write_report(uneven, tmp_path).splitlines()
+    assert lines[2].startswith("Best out of distribution: poe, with a mean accuracy of 50.00, +10.")
+    rows = [line.split()[0] for line in lines if re.match("[a-z_]+ .*x$", line)]
+    assert rows == ["finetuning", "poe", "mask_tuning"]
+    told = "Not all have the same seeds, so the rows are ordered by these differences"
+    assert any(line.startswith(told) for line in lines)
+    alike = two_variants({"finetuning": runs(4, 8), "poe": runs(5, 5)})
+    assert told not in write_report(alike, tmp_path)
+
+
 def test_a_choice_from_a_part_of_the_search_says_so(tmp_path):
     points = comparison().plan.grids["mask_tuning"]
     part = comparison(search={"mask_tuning": {points[0]: [0.7], points[1]: [0.8, 0.9]}})
@@ -299,21 +319,25 @@ def test_the_baseline_may_be_best_or_missing_and_a_difference_may_be_chance(tmp_
         return write_report(two_variants(outcomes), tmp_path)
 
     low, high = ({1: outcome({"dev": share(5), "hans": share(n)})} for n in (5, 6))
-    assert "accuracy: finetuning, 60.00, which is the baseline." in text(
-        {"finetuning": high, "poe": low}
+    assert (
+        "distribution: finetuning, with a mean accuracy of 60.00, which is the baseline."
+        in text({"finetuning": high, "poe": low})
     )
     assert "The interval of this difference contains 0, so it may be chance." in text(
         {"finetuning": low, "poe": high}
     )
     alone = text({"poe": high})
-    assert "poe, 60.00. No seed was run with the baseline, finetuning, too." in alone
+    assert (
+        "poe, with a mean accuracy of 60.00. No seed was run with the baseline, finetuning, too."
+        in alone
+    )
     assert "relative to the baseline" not in alone and "finetuning has no result yet." in alone
 
 
 def test_equal_means_are_told(tmp_path):
     runs = {1: outcome({"dev": share(5), "hans": share(6)})}
     text = write_report(two_variants({"finetuning": runs, "poe": runs}), tmp_path)
-    assert "finetuning, 60.00, which is the baseline.\npoe reached the same.\n" in text
+    assert "of 60.00, which is the baseline.\npoe reached the same.\n" in text
 
 
 def test_warnings_are_shown_once_with_the_runs_that_gave_them(tmp_path):

@@ -15,7 +15,8 @@
 namespace masktuning {
 namespace {
 
-constexpr u32 kStreamDropout = 4;  // 0 to 3 belong to draws for tokens and examples
+// HiddenCut has stream 4, too, but draws with the run's seed; each dropout draws a seed of its own.
+constexpr u32 kStreamDropout = 4;
 constexpr int kCounters = 8;       // per block
 constexpr int kBlock = 4 * kCounters;
 constexpr int kBlocks = 32;  // drawn at a time; their words fit into the first cache

@@ -8,8 +8,8 @@ Your own files, with an out-of-domain set of your own:
         --train_file train.csv --validation_file dev.csv --eval_files reviews=reviews.csv \\
         --model_name_or_path roberta-base --output_dir comparison
 
-Options of a method stand behind its name; options to search stand in --grid, and each method
-searches those that it has, by its accuracy on the in-distribution set alone:
+Write options of a method after its name, and options to search in --grid. Each method searches
+those that it has, and its best options are chosen by in-distribution accuracy alone:
 
     python -m masktuning.compare --task sst2 --model_name_or_path roberta-base --data_dir DATA \\
         --methods finetuning mask_tuning mask_tuning:alpha=0.3 mask_tuning:gate=label \\
@@ -101,7 +101,7 @@ def _parser() -> FlagParser:
         default="best",
         help="Keep the weights of each method's best run on the in-distribution set, or all.",
     )
-    add("--retry_failed", action="store_true", help="Run those once more that failed.")
+    add("--retry_failed", action="store_true", help="Run the failed runs once more.")
     add("--dry_run", action="store_true", help="Show the plan and its cost, and train nothing.")
     add(
         "--disable_tqdm",

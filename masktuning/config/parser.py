@@ -203,7 +203,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def strategies_in_words(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options from YAML, which reads a bare `no` as false, with "no" where a strategy is meant."""
+    """The options with "no" instead of false for strategies: YAML reads a bare `no` as false."""
     return {
         name: "no" if value is False and name.endswith("_strategy") else value
         for name, value in options.items()

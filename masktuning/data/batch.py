@@ -37,8 +37,8 @@ class Batch:
     num_masked: int = 0
     """The last of `offsets` as a Python int, so that no device is asked for it."""
     max_masked: int = 0
-    """The largest number of tokens to mask in one example (a smaller number would give the states
-    of other tokens), or 0 if it is not known."""
+    """The largest number of tokens to mask in one example, or 0 if it is not known. The last layer
+    may be computed at only so many positions per example; a smaller number gives wrong states."""
     rng: Tensor | None = None
     """[2] int64 on the CPU, the seed and the epoch. It is there only while a batch is collated:
     `as_dict` leaves it out, since a training step has its own."""
@@ -62,6 +62,6 @@ class Batch:
 
 
 OF_ROWS = ("input_ids", "labels", "attention_mask", "token_type_ids")
-"""Those that a tokenised row may hold; the others are made of the batch."""
+"""The fields that a tokenised row may hold; the others are computed for the whole batch."""
 NAMES = tuple(one.name for one in fields(Batch) if one.name not in ("rng", "columns"))
 """The field names, a tensor first: Accelerate reads a batch's size from its first value."""

@@ -18,7 +18,9 @@ Pad = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 
 
 class PaddingCollator:
-    """Pads a batch to its longest text and gives the rows' numbers as `example_ids` [B].
+    """Pads a batch to its longest text and returns the rows' numbers as `example_ids` [B].
+
+    The number of a row is its column `example_id`, or -1 if it has none.
 
     Columns that no model reads (such as the raw text) are dropped, and `attention_mask` is left
     out where nothing is padded.
@@ -126,7 +128,9 @@ class MaskTuningCollator(PaddingCollator):
     """Pads a batch and prepares its masks: `maskable`, `example_ids`, `offsets`, `max_masked`
     and `num_masked`.
 
-    `MaskTuningTrainer` does this by itself; the collator is for training loops of your own.
+    `MaskTuningTrainer` does this by itself; the collator is for training loops of your own. The
+    rows need a column `example_id`, a different number in each, since masks are drawn by it: rows
+    without it would all get the same random numbers.
 
     Args:
         tokenizer: the model's tokenizer.

@@ -11,7 +11,7 @@ import torch.utils.data
 
 
 class _WithColumn(torch.utils.data.Dataset):
-    """A map-style dataset of mappings with one more column; a row's own value goes first."""
+    """A map-style dataset of mappings with one more column; a row's own value takes precedence."""
 
     def __init__(self, rows: Any, name: str, values: Sequence[Any]) -> None:
         self.rows, self.name, self.values = rows, name, values

@@ -33,7 +33,7 @@ class Table:
     lines: list[int]
     """The line of each row (its number for Parquet and the hub), from 1, for error messages."""
     nested: dict[str, int] = field(default_factory=dict)
-    """Columns that hold a list or a mapping somewhere, and the first line where they do."""
+    """For each JSON column that holds a list or a mapping, the first line where it does."""
 
     def column(self, name: str) -> list[str]:
         """The texts of one column.
@@ -59,7 +59,7 @@ def read_table(
     skip_broken_rows: bool = False,
     folders: Sequence[str] = (),
 ) -> Table:
-    """The rows of a file of the kind that its extension, or else `format`, says.
+    """The rows of a file, whose kind `format` names, or its extension if `format` is empty.
 
     With `quoting` "none" quotation marks are ordinary characters. A folder must hold one folder
     per label with one .txt file per text; it gives the columns "text" and "label". If `folders`

@@ -47,7 +47,8 @@ def treebank_rows(
         sentences: what `read_conllu` returned.
         tokenizer: a fast tokenizer.
         relations: the ids of the relations; others get `UNKNOWN_RELATION`.
-        max_tokens: the length from which on sentences are skipped; 128 at most.
+        max_tokens: sentences with more tokens than this, special ones included, are skipped; a
+            number above 128 counts as 128.
 
     Raises:
         UsageError: if no sentence is left.

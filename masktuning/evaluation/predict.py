@@ -68,7 +68,7 @@ def predict(trainer: Trainer, dataset: Dataset) -> NDArray[Any]:
 
 
 def longest_first(dataset: Any) -> NDArray[np.int64]:
-    """The rows [n] of tokenised texts by length; those of equal length stay in their order."""
+    """The row numbers [n] of tokenised texts, longest first; equally long ones keep their order."""
     return np.argsort([-len(ids) for ids in dataset["input_ids"]], kind="stable")
 
 

@@ -13,9 +13,12 @@ from masktuning.config.installed import import_datasets
 
 @contextmanager
 def less_output(progress: bool, warnings: bool) -> Iterator[None]:
-    """Within it, tokenising shows progress bars only if `progress`, and nothing warns unless so.
+    """A context in which progress bars and warnings are shown only if the arguments say so.
 
-    The bars of predicting are for `evaluation.predict.predictor` to leave out.
+    Args:
+        progress: whether tokenising shows progress bars. Those of predicting are not touched:
+            `evaluation.predict.predictor` has an argument of its own for them.
+        warnings: whether this package and transformers may warn.
     """
     datasets = import_datasets()
     ours = logging.getLogger("masktuning")

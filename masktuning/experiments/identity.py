@@ -22,7 +22,8 @@ from masktuning.training.job import TrainingJob
 from masktuning.training.run_folder import config_text
 
 _ABOVE = ("experiments", "demo", "csrc", "kernels")
-"""Folders that no run depends on: those above training, and links to sources outside."""
+"""Folders that do not count: those that training does not import, and `csrc` and `kernels`, which
+lie outside the package in a checkout."""
 _OF_A_CELL = {"method", "seed", "output_dir"}
 # The texts have hashes of their own, and the rest decides how a run is done and not what it finds.
 _LEFT_OUT = {
@@ -58,7 +59,7 @@ def digest(identity: Mapping[str, Any], variant: str) -> str:
 
 
 def _sources() -> Iterable[bytes]:
-    """The Python code that a run executes: all of the package below `experiments`."""
+    """Names and contents of the Python files in the package's folders other than `_ABOVE`."""
     root = Path(masktuning.__path__[0])
     for path in sorted(root.glob("*/**/*.py")):
         if path.relative_to(root).parts[0] not in _ABOVE:

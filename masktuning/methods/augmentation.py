@@ -60,7 +60,7 @@ class Augmentation(Finetuning):
     )
 
     def configure(self, options: AugmentationOptions) -> None:
-        """Takes up options; see `Method.configure`."""
+        """Applies the options; see `Method.configure`."""
         super().configure(options)
         freeze_mlm_head(self.model)
 

@@ -46,7 +46,7 @@ class GradientBalance(nn.Module):
 
     @torch.no_grad()
     def update(self, weighted_mlm: Tensor, weighted_cls: Tensor) -> None:
-        """Takes up the norms of the step's gradients of alpha * L_MLM and (1 - alpha) * L_CLS.
+        """Averages in the norms of a step's gradients, of alpha * L_MLM and (1 - alpha) * L_CLS.
 
         A step without a masked token, or one with an overflow, changes nothing.
         """

@@ -93,15 +93,16 @@ class Method(nn.Module):
         self.configure(options)
 
     def configure(self, options: Any) -> None:
-        """Takes up options: at first, and again before each run of a hyper-parameter search."""
+        """Applies the options: called when the method is made, and again as a training begins."""
         self.options = options
 
     @classmethod
     def check_task(cls, options: Any, pairs: bool, labels: Sequence[str]) -> None:
         """Raises UsageError for a task that the method cannot train on with these options.
 
-        The command calls it before anything is loaded, so `prepare` must check what it can see.
-        `pairs` says whether the training set is one of sentence pairs, `labels` are the names.
+        Only the commands call it, before anything is loaded. Training from Python does not, so
+        `prepare` must check again what it can see in the training set. `pairs` says whether the
+        training set holds pairs of texts; `labels` are the label names.
         """
 
     @classmethod
@@ -117,9 +118,10 @@ class Method(nn.Module):
     def prepare(self, train: Any, cache: Path) -> Any:
         """The training set with what the method adds: columns or rows.
 
-        Called before training, in the first process and then in the others. It must keep nothing
-        on the method, since a hyper-parameter search goes on with new ones. `cache` is the folder
-        of the stages' results (it may not exist), where the method may keep what takes long.
+        Called once before training, in the first process and then in the others. It must store
+        nothing on `self`: each run of a hyper-parameter search makes a new method, for which
+        `prepare` is not called again. `cache` is the folder of the stages' results (it may not
+        exist), where the method may keep what takes long to compute.
         """
         return train
 
@@ -137,7 +139,8 @@ class Method(nn.Module):
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:
         """Yields one loss per term; the step minimises their sum.
 
-        Each loss is back-propagated and its graph freed before the next is asked for. A loss
+        Each loss is back-propagated and its graph freed before the next is asked for, except where
+        the sum of the losses is back-propagated at once, as under FSDP (`Step.joint`). A loss
         without gradient is only logged.
         """
         raise NotImplementedError
@@ -150,7 +153,7 @@ class Method(nn.Module):
         return []
 
     def after_gradients(self, gradients: Mapping[str, Sequence[Tensor | None]]) -> None:
-        """Takes up the gradients of the terms themselves, before `after_step` gets their norms.
+        """Receives the gradients of the terms, before `after_step` receives their norms.
 
         There is a list for each term, in the order of the watched parameters, with None for a
         parameter that the term does not reach. The tensors must be neither changed nor kept; with
@@ -158,7 +161,7 @@ class Method(nn.Module):
         """
 
     def after_step(self, norms: Mapping[str, Tensor]) -> None:
-        """Takes up the norms of the terms' gradients on the watched parameters.
+        """Receives the norms of the terms' gradients on the watched parameters.
 
         Called after the last backward pass of each optimiser step, before the gradients are
         clipped. The norms are tensors on the device; they are of the whole step, over all of its

@@ -17,7 +17,7 @@ from masktuning.methods.cuts.consistency import ConsistencyOptions, check_share,
 from masktuning.methods.step import Step
 from masktuning.ops.philox import draw_words
 
-STREAM_CUTOFF = 3  # of random numbers, for what is cut out; 0 to 2 belong to the ops
+STREAM_CUTOFF = 3  # of random numbers, for what is cut out; the ops have 0 to 2, and dropout 4
 TYPES = ("span", "token", "feature")
 
 

@@ -133,8 +133,8 @@ class Cut:
     def kept(self, layer: int, received_BL: Tensor) -> Tensor:
         """[B, L] bool, false on the span of each text that is cut in a layer.
 
-        The draw counts the tokens of S from left to right, so it does not depend on which of two
-        that receive nearly the same attention is the first.
+        The token is drawn by its place among the tokens of S (see `HiddenCut`) from left to right,
+        not by its rank in attention: rounding may swap the ranks of two tokens.
 
         Args:
             layer: its number, from 0.

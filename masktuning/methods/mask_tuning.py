@@ -95,7 +95,7 @@ class MaskTuning(Method):
     )
 
     def configure(self, options: MaskTuningOptions) -> None:
-        """Takes up options; see `Method.configure`."""
+        """Applies the options; see `Method.configure`."""
         super().configure(options)
         self.plan = MaskPlan(self.tokenizer, options.mask_rate, options.min_per_example)
         if options.alpha != AUTO:
@@ -227,7 +227,7 @@ class MaskTuning(Method):
 
     @torch.no_grad()
     def _gated(self, perturbed: Perturbed, batch: Batch, step: Step) -> Perturbed:
-        """The perturbed texts that the classifier gives their label, otherwise originals."""
+        """The perturbed text where the classifier still predicts its label, else the original."""
         self.model.eval()  # without dropout
         logits = self.model(perturbed.input_ids, **perturbed.texts()).logits
         kept_B = logits.argmax(-1) == batch.labels

@@ -73,11 +73,11 @@ class MaskedLM(MaskTuning):
 
     @classmethod
     def stages(cls, options: Any) -> list[Stage]:
-        """None: tokens are masked at random and replaced by the masked LM's predictions."""
+        """No stages: tokens are masked at random and replaced by the masked LM's predictions."""
         return []
 
     def configure(self, options: Any) -> None:
-        """Takes up options; see `Method.configure`. `self.options` are those of Mask-tuning."""
+        """Applies the options; `self.options` are then those of Mask-tuning. See `Method`."""
         super().configure(options.of_mask_tuning())
 
     def losses(self, batch: Batch, step: Step) -> Iterator[Tensor]:

@@ -77,11 +77,11 @@ class NoIntegratedLoss(MaskTuning):
 
     @classmethod
     def stages(cls, options: Any) -> list[Stage]:
-        """None: tokens are masked at random and replaced by the masked LM's predictions."""
+        """No stages: tokens are masked at random and replaced by the masked LM's predictions."""
         return []
 
     def configure(self, options: Any) -> None:
-        """Takes up options; see `Method.configure`. `self.options` are those of Mask-tuning."""
+        """Applies the options; `self.options` are then those of Mask-tuning. See `Method`."""
         known = options.of_mask_tuning()
         super().configure(known)
         if options.generator == "frozen" and self._frozen is None:
@@ -89,7 +89,7 @@ class NoIntegratedLoss(MaskTuning):
             freeze_mlm_head(self.model)
 
     def advice(self, metrics: Any) -> str:
-        """None: the masked LM has no gradient."""
+        """No advice, since no masked-LM loss is minimised."""
         return ""
 
     def _masked_lm(self, batch: Batch, rng: Tensor) -> tuple[MaskedLMOutput, Tensor]:

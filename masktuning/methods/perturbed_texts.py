@@ -41,9 +41,10 @@ def perturbed_texts(
     """The token ids of each text with its masked tokens replaced by predictions.
 
     The method's model makes the predictions as it is now, without dropout; it is left as it is.
-    The masks are those of the method's seed in epoch 0. The texts are kept in a file under a hash
-    of the encoder's and the head's weights, the tokens, the options and the seed, and are read
-    from there the next time: by the other processes, and by a run that is resumed.
+    The masks are drawn with the method's seed and the epoch `MADE_EPOCH`, which no training
+    reaches. The texts are kept in a file under a hash of the encoder's and the head's weights, the
+    tokens, the options and the seed, and are read from there the next time: by the other processes,
+    and by a run that is resumed.
 
     Args:
         method: whose model, tokenizer and seed are used.

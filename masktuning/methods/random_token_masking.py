@@ -51,10 +51,10 @@ class RandomTokenMasking(MultiTask):
 
     Deviations: the held-out rows are rows of the training set, always the same, where the authors'
     code draws them from the dev set; so the dev set that chooses the best checkpoint remains
-    unseen. Their classifier starts at zero and has no hidden layer, and their passes are without
-    dropout, so that the weights need no random numbers. The gradients leave out the embeddings. The
-    stage that fine-tunes the classifier alone afterwards is a training of its own, with `--method
-    finetuning` on the result.
+    unseen. Here the classifier of the held-out rows starts at zero and has no hidden layer, and
+    these rows are read without dropout, so that the weights need no random numbers. The gradients
+    leave out the embeddings. The stage that fine-tunes the classifier alone afterwards is a
+    training of its own, with `--method finetuning` on the result.
 
     Equivalent to::
 

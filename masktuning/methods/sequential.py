@@ -114,7 +114,7 @@ class Sequential(Method):
         return STAGE
 
     def configure(self, options: SequentialOptions) -> None:
-        """Takes up options; see `Method.configure`."""
+        """Applies the options; see `Method.configure`."""
         super().configure(options)
         if options.redraw and self._generator is None:
             known = options.of_mask_tuning()

@@ -19,8 +19,9 @@ def shifted_right(input_ids: Tensor, config: Any) -> Tensor:
 def states_at_end(hidden_BLH: Tensor, input_ids: Tensor, config: Any) -> Tensor:
     """[B, H], the states that BART's classifier reads: those at the last </s> of each text.
 
-    The stock class finds it with a mask, whose length the host must wait for, and insists on as
-    many of them in every other row; an index needs neither.
+    The stock class selects the states with a boolean mask. This makes the CPU wait for the device,
+    which knows how many are selected, and fails unless every text has the same number of </s>. An
+    index avoids both.
     """
     t_L = torch.arange(input_ids.shape[1], device=input_ids.device)
     last_B = torch.where(input_ids == config.eos_token_id, t_L, 0).amax(1)

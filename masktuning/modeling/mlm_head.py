@@ -189,7 +189,8 @@ def share_encoder(classifier: PreTrainedModel, mlm: PreTrainedModel) -> PreTrain
     """The masked LM with the classifier's encoder in place of its own, and tied weights."""
     setattr(mlm, mlm.base_model_prefix, classifier.base_model)
     mlm.tie_weights()
-    # Heads that were made of one reading of a checkpoint may have the same memory under one name.
+    # Both models may be loaded from the same tensors (`read_weights`). Parameters that are not tied
+    # would then share memory, and training one would change the other.
     known = {id(parameter) for parameter in classifier.parameters()}
     addresses = {parameter.data_ptr() for parameter in classifier.parameters()}
     for parameter in mlm.parameters():

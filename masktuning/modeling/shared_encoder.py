@@ -173,10 +173,10 @@ class MaskTuningModel(nn.Module):
             input_ids: [B, L] int64.
             attention_mask: [B, L], or None where there is no padding.
             token_type_ids: [B, L], for families that have them.
-            embedding_mask: bool; where it is false the embedding layer's output [B, L, H] (after
-                its normalisation and dropout), to which it broadcasts, is replaced by zeros.
-            pooled: whether to return a `PooledOutput`, which holds the pooled state [B, H] as well:
-                what the head reads first, before dropout. See `has_pooled_state`.
+            embedding_mask: a bool tensor that broadcasts to the embedding layer's output [B, L, H]
+                (after its normalisation and dropout), or a function that makes it of that output.
+                Where it is false, the output is replaced by zeros.
+            pooled: whether to return a `PooledOutput` (logits and pooled state [B, H]).
         """
         extras = self._extras(attention_mask, token_type_ids)
         first = reads_first(self._last_layer)

@@ -72,6 +72,8 @@ def dual_cross_entropy(
             the number of processes), so that the terms are means of that step, not of the batch.
             A denominator of 0 makes its term 0.
         alpha: the weight of the masked-LM term, in [0, 1].
+        label_smoothing: that of the classifier's cross-entropy, in [0, 1).
+        ignore_index: the label of examples that do not count.
 
     Returns:
         DualLoss(loss, mlm, classification), three scalars.

@@ -4,7 +4,7 @@
     description: one line
     labels: [negative, positive]        # in the order of their ids
     settings: {alpha: 0.6, ...}         # defaults for the flags of masktuning.train
-    methods: {cutoff: {...}}            # over the settings, for one method each
+    methods: {cutoff: {...}}            # settings for one method, which override `settings`
     include: {mnli: [hans]}             # sets of another task, out of distribution here
     sets:
       train:

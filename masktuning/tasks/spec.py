@@ -90,12 +90,12 @@ class Task:
     settings: dict[str, Any] = field(default_factory=dict)
     """Defaults for the flags of `masktuning.train`."""
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Other settings by a name, such as those of a paper; `--preset NAME` puts them over these."""
+    """Named settings, such as those of a paper, which override the others with `--preset NAME`."""
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Settings for one method each, by its name; they go over `settings`."""
+    """Settings for single methods, by the method's name; they override `settings`."""
 
     def settings_of(self, preset: str | None, method: str | None = None) -> dict[str, Any]:
-        """The default settings, with those for a method and then those of a preset over them.
+        """The default settings, overridden by those for a method and then by those of a preset.
 
         Raises:
             UsageError: if the task has no preset of that name.

@@ -110,7 +110,7 @@ def check_device(args: MethodArguments) -> None:
     """Raises UsageError for a back end that is not here, or a torch without code for the GPU."""
     try:
         backends.check(args.backend)
-        if args.backend == "auto":  # otherwise the flag goes over the environment
+        if args.backend == "auto":  # otherwise the flag takes precedence over the environment
             backends.check(os.environ.get(backends.ENVIRONMENT, "auto"))
     except backends.BackendError as error:
         raise UsageError(str(error)) from None

@@ -27,7 +27,7 @@ _DEV = ""  # the name, among kept logits, of those of `eval_dataset`
 
 
 class EvaluatingTrainer(TimedTrainer):
-    """A Trainer that evaluates by length where nobody can notice, and keeps the logits.
+    """A Trainer that evaluates in order of length where results stay the same; it keeps the logits.
 
     `predict` and a `compute_metrics` of the user's see the data set's own order, whatever the order
     of training is. The package's own accuracy does not depend on the order, so `evaluate` computes
@@ -114,7 +114,7 @@ class EvaluatingTrainer(TimedTrainer):
         return self._kept_logits().get(_DEV)
 
     def other_logits(self) -> dict[str, NDArray[Any]]:
-        """The same of the other sets of the run that training measured, by their names."""
+        """The logits of the other sets of the run that training measured, by the sets' names."""
         return {name: logits for name, logits in self._kept_logits().items() if name != _DEV}
 
     @contextmanager
@@ -150,7 +150,8 @@ class EvaluatingTrainer(TimedTrainer):
     def _keep(self, logits: NDArray[Any]) -> None:
         """Keeps the logits of this evaluation, and those of the best model so far.
 
-        After training, evaluation in 16 bits would cast the model first, and give others.
+        Not with --bf16_full_eval or --fp16_full_eval: after training these cast the model before
+        they evaluate it, which gives other logits.
         """
         cast = self.args.bf16_full_eval or self.args.fp16_full_eval
         if self.is_in_train and not cast:

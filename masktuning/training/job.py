@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Defaults of the command that differ from TrainingArguments'; a task's settings go over them.
+# Defaults of the command that differ from TrainingArguments'. A task's settings override them.
 DEFAULTS = {
     "eval_strategy": "epoch",
     "save_steps": 0.1,  # of the run, so that a killed one has something to go on from
@@ -148,7 +148,7 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
 
 
 def _settings(task: Task | None, preset: str | None, method: str | None = None) -> dict[str, Any]:
-    """The settings of the task, with those for the method and of the preset over them."""
+    """The settings of the task, overridden by those for the method and then by the preset's."""
     if preset and task is None:
         raise UsageError("--preset goes with --task: files of your own have no presets")
     if task is None:
@@ -158,7 +158,7 @@ def _settings(task: Task | None, preset: str | None, method: str | None = None) 
 
 
 def _complete(task: Task | None, data: DataArguments, training: MethodArguments | None) -> Task:
-    """The task with the user's files, or the one that is made of them; None trains nothing."""
+    """The task with the user's files, or one made of them; without `training`, only to evaluate."""
     _check_data_flags(data, task, training is not None)
     if task is not None:
         task = with_eval_files(task, data)

@@ -63,7 +63,8 @@ class LossLog:
         """
         if self.sums is None or not self.steps:
             return {}
-        # Each process has its share of the step's mean times their number: the mean is the value.
+        # Each process holds its part of the steps' means, times the number of processes, so their
+        # mean over processes is the sum of the parts.
         means = accelerator.reduce(self.sums, "mean").tolist()
         steps = {name: self.steps - int(count) for name, count in self.without.items()}
         logs = {

@@ -27,7 +27,7 @@ def evaluate_by_method(trainer: Any) -> dict[str, float]:
 
 
 def final_metrics(trainer: Any) -> dict[str, float]:
-    """The same of the model that training left, from the log if training measured that model."""
+    """The metrics of the model that training left, from the log if training measured that model."""
     names = [f"eval_{name}" for name in trainer.method.measures]
     for log in reversed(trainer.state.log_history):
         if log["step"] == trainer.final_step and all(name in log for name in names):

@@ -91,7 +91,8 @@ def run(
     metrics = _write_results(job, trainer, trained, results)
     _print_results(job, trainer, metrics, results if summary else [])
     _warn_of_constant(scores, job.training.method)
-    # Only now, since until here the run could be resumed; an earlier call decided about its own.
+    # Only now, since until here the run could be resumed. Where this call had nothing to train, the
+    # call that trained has already removed the optimizer's states or kept them.
     if not (job.run.keep_optimizer_states or again):
         _remove_optimizers(job, summary)
     return [*scores.values()]

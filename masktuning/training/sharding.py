@@ -9,15 +9,15 @@ from transformers import TrainingArguments
 
 
 def check_sharding(args: TrainingArguments, accelerator: Accelerator) -> None:
-    """Lets checkpoints hold whole weights where the model is sharded.
+    """Checks the settings of FSDP, and makes it write whole weights into checkpoints.
 
-    Otherwise transformers would write shards alone, and no classifier that loads anywhere. FSDP
+    Otherwise transformers would write shards only, from which no classifier can be loaded. FSDP
     gathers the weights in the first process; encoders are small enough for that.
 
     Raises:
-        ValueError: if the model is to be sharded and accelerate does not, as on CPUs, where it
-            would train with DDP without a word; or if only the first process is to load it, since
-            the others would find out about its head and its masks with weights that are not there.
+        ValueError: if sharding was asked for and accelerate does not shard, as on CPUs, where it
+            would silently train with DDP; or if only the first process loads the weights, since
+            the others test the model's structure by running it, for which they need the weights.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     # `accelerate launch --use_fsdp` reaches the processes by this variable.

@@ -33,7 +33,7 @@ class StepCounts:
         self._weighed: tuple[Any, Any] = (None, None)  # the option, and the training set
 
     def weigh_classes(self, method: Method, dataset: Any) -> None:
-        """Takes up the option class_weights for a training set, which may be None.
+        """Sets `class_weights` from the option of that name and the training set, if there is one.
 
         Raises:
             ValueError: for weights that cannot be used; see `class_weights`.

@@ -19,8 +19,9 @@ from masktuning.training.time_log import TimeLog, time_table
 class TimedTrainer(Trainer):
     """A Trainer with a `time_log` of the last call of `train`, and of what was evaluated since.
 
-    Whoever overrides `training_step` enters "head" once the batch is on the device, and after each
-    backward pass; at its end "optimizer", or "data" if another micro-batch follows.
+    A subclass that overrides `training_step` must call `time_log.enter("head")` once the batch is
+    on the device and after each backward pass, and at its end `time_log.enter("optimizer")`, or
+    `enter("data")` if another micro-batch follows.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

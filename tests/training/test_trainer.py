@@ -60,7 +60,8 @@ def test_two_processes_are_one(one_process, tmp_path, find_unused, backend):
 
 def test_micro_batches_without_masks_change_nothing(tmp_path):
     """They skip the first pass, whatever the step's other micro-batches and processes do."""
-    settings = {"mask_rate": 0.04, "pair": False, **SGD}  # of fewer than 13 tokens, none is masked
+    # Of fewer than 13 tokens, none is masked.
+    settings = {"mask_rate": 0.04, "pair": False, "max_steps": 10, **SGD}
     one = run_script(tmp_path, per_device_train_batch_size=4, **settings)
     masked = ["loss_mlm" in log for log in one["logs"]]
     assert any(masked) and not all(masked)

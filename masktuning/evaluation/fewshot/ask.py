@@ -28,7 +28,7 @@ class Scorer(Protocol):
 
     @property
     def token_count(self) -> str:
-        """How `count_tokens` knows, as the end of a sentence."""
+        """How `count_tokens` counts: the words that end the sentence "Its tokens are ..."."""
 
     def count_tokens(self, prompts: Sequence[str], answers: Sequence[str]) -> int:
         """The tokens of some prompts. UsageError if one is too long for the model."""

@@ -122,8 +122,8 @@ class LikelihoodScorer:
     def log_likelihoods(self, prompts: Sequence[str], answers: Sequence[str]) -> list[list[float]]:
         """[n, C] the log-likelihood of each answer after each prompt.
 
-        A token sequence without its last token is computed once, though several answers may have
-        it: where every answer is one token, that is one sequence per prompt.
+        The model never reads the last token of an answer, so sequences that differ in it alone are
+        computed once: where every answer is one token, that is one sequence per prompt.
         """
         rows: dict[Tokens, list[_Continuation]] = {}
         for i, prompt in enumerate(prompts):
@@ -166,7 +166,7 @@ class LikelihoodScorer:
 
     @torch.inference_mode()
     def _log_probabilities(self, rows: list[Tokens], start: int) -> Tensor:
-        """[R, U, V] float32; at [:, 0] those of the tokens at the place `start`."""
+        """Log-probabilities [R, U, V], float32, of the token at place `start + u` at [:, u]."""
         cache, P = self._prefix_of(rows, start - 1)
         L = max(map(len, rows)) - P
         ids_RL = torch.zeros(len(rows), L, dtype=torch.long)

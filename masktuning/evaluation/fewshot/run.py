@@ -32,7 +32,7 @@ from masktuning.tasks import SetSpec, Task, load_task
 def evaluate_few_shot(
     job: EvaluationJob, options: FewShotArguments, shows_cost: bool = True
 ) -> list[SetResult]:
-    """Measures a language model on solved examples and each text; returns the results.
+    """Measures a language model that sees solved examples before each text; returns the results.
 
     Prints the cost first, if `shows_cost`. A dry run ends there, with no results.
 

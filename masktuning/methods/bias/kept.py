@@ -1,4 +1,4 @@
-"""Tables of numbers for the training examples that take long to compute, kept in a folder.
+"""Keeps tables that take long to compute in a folder; a table has one row per training example.
 
 Shapes: N examples, C classes.
 """
@@ -53,7 +53,7 @@ def kept_table(
         cache: the folder, made if it is missing; None keeps nothing.
         name: what the file's name begins with.
         key: what `key_of` returned.
-        compute: computes the table, float64.
+        compute: computes the table [N, C], float32 or float64.
     """
     if cache is None:
         return compute().tolist()

@@ -32,9 +32,10 @@ def require_sklearn() -> None:
 def two_class_regression(
     features_NF: np.ndarray, positive_N: np.ndarray, labelled_N: np.ndarray
 ) -> np.ndarray:
-    """[N, 2] float64, the log-probabilities of false and true for the examples it is fitted on.
+    """[N, 2] float64, the log-probabilities of false and true for all N examples.
 
-    Examples outside `labelled_N` are predicted only. The settings are those of Clark et al.'s code:
+    The regression is fitted on the examples of `labelled_N`. Its settings are those of Clark et
+    al.'s code:
     liblinear, C = 100, balanced class weights.
     """
     from sklearn.linear_model import LogisticRegression
@@ -50,7 +51,7 @@ def two_class_regression(
 def held_out_regression(
     texts: Sequence[Sequence[int]], labels: Sequence[int], example_ids: Sequence[int], classes: int
 ) -> np.ndarray:
-    """[N, C] float64, log-probabilities by which words occur in a text, in whatever order.
+    """[N, C] float64, log-probabilities of the labels given the set of token ids in each text.
 
     A regression on thousands of words learns its training examples by heart, so each of the five
     parts of the examples is predicted by a regression that was fitted on the other four. Which part

@@ -28,7 +28,10 @@ NAMES = (
 
 
 class Words:
-    """Numbers token ids such that those which differ in case or a leading space are the same."""
+    """Turns token ids into word pieces as text.
+
+    Token ids that differ only in case or in a leading space give the same piece.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer

@@ -28,7 +28,7 @@ _BATCH = 64  # examples of similar length
 def teacher_log_probabilities(
     train: Any, teacher: Path, tokenizer: PreTrainedTokenizerBase, cache: Path
 ) -> list[list[float]]:
-    """[N, C], computed once and kept in `cache`.
+    """The teacher's log-probabilities [N, C] of the labels, computed once and kept in `cache`.
 
     Args:
         train: the tokenised training set.
@@ -59,7 +59,7 @@ def teacher_log_probabilities(
 def _predicted(
     rows: Sequence[dict[str, Any]], teacher: Path, tokenizer: PreTrainedTokenizerBase
 ) -> np.ndarray:
-    """[N, C] float32, on the device of the run."""
+    """[N, C] float32, the teacher's log-probabilities, computed on the device of the run."""
     device = PartialState().device
     model = MaskTuningModel.from_pretrained(teacher, mlm_head=False).to(device).eval()
     pad = PaddingCollator(tokenizer)

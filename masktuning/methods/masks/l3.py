@@ -46,7 +46,7 @@ def l3_thresholds(
     scorer: str | None,
     cache: Path,
 ) -> list[list[int]]:
-    """For each row of a training set the thresholds of its tokens: round(q * 2^32), q as below.
+    """The thresholds of each row's tokens: round(q * 2^32) with q of `masking_probabilities`.
 
     The scores are kept in a file in `cache`, under a name that depends on all that they depend on:
     the texts, the tokenizer, and the weights of the model or of the scorer.

@@ -50,7 +50,7 @@ def word_ends(
 def pseudo_log_likelihoods(
     rows: Sequence[Row], model: MaskTuningModel, tokenizer: PreTrainedTokenizerBase
 ) -> Scores:
-    """-log P(t_i | all other tokens but the rest of its word), for each token t_i of each text.
+    """-log P(t_i | all other tokens but the later ones of its word), for each token of each text.
 
     For each token the text is read once with the mask in the places of this token and of the later
     tokens of its word ("within_word_l2r": Kauf and Ivanova, 2023, arXiv 2305.10588). Only the

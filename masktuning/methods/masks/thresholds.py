@@ -34,7 +34,10 @@ class Thresholds(MaskPolicy):
     """
 
     def thresholds(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-        """[B, L] int64; what it says of special tokens and padding is ignored."""
+        """[B, L] int64, round(p * 2^32) for the probability p that a token is masked.
+
+        The values at special tokens and padding are ignored.
+        """
         raise NotImplementedError
 
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:
@@ -46,7 +49,7 @@ class Thresholds(MaskPolicy):
 
 
 def draw_masks(batch: Batch, thresholds_BL: Tensor, mask_token_id: int, drawn_by: str) -> Batch:
-    """The batch with the maskable tokens whose random numbers are below their thresholds masked.
+    """Masks the maskable tokens whose random number is below their threshold; returns the batch.
 
     Done on the CPU while a batch is collated, so that no step has to ask the device how many there
     are. `drawn_by` is named where `batch.rng` is missing; see `rng_of`.
@@ -67,8 +70,8 @@ def draw_masks(batch: Batch, thresholds_BL: Tensor, mask_token_id: int, drawn_by
 class Bernoulli(Thresholds):
     """The policy `bernoulli`: each token with probability `mask_rate`.
 
-    So does DataCollatorForLanguageModeling of transformers, with `--mask_rate 0.15 --corruption
-    80-10-10` as its defaults are.
+    With `--mask_rate 0.15 --corruption 80-10-10` this is what DataCollatorForLanguageModeling of
+    transformers does by default.
     """
 
     def thresholds(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Tensor:

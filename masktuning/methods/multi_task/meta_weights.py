@@ -53,7 +53,7 @@ class MetaWeights(nn.Module):
     def update(
         self, gradients: Sequence[Sequence[Tensor | None]], held_out: Sequence[Tensor | None]
     ) -> None:
-        """Takes up a step's gradients: one list for each loss, and that of the held-out rows.
+        """Updates the weights by a step's gradients: a list per loss, and the held-out rows' list.
 
         A gradient of zeros, or one with an overflow, changes nothing.
         """

@@ -73,7 +73,7 @@ class MultiTask(Method):
     _told = False  # that the weights cannot be learned
 
     def configure(self, options: MultiTaskOptions) -> None:
-        """Takes up options; see `Method.configure`."""
+        """Applies the options; see `Method.configure`."""
         super().configure(options)
         self.special_ids = torch.tensor(sorted(set(self.tokenizer.all_special_ids)))
         self.held_out: HeldOut | None = None

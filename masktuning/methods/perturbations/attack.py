@@ -69,7 +69,7 @@ class Attack(StaticStrategy):
 
     @classmethod
     def stages(cls, options: Any) -> list[Stage]:
-        """The victim; that the tagger is there is found out before its training."""
+        """The training of the victim. Whether the tagger is installed is checked before it."""
         if options.pos_filter == "nltk":
             nltk_tagger()
         return [Stage(VICTIM, "finetuning")]

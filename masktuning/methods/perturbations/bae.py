@@ -24,12 +24,13 @@ class BAE(Attack):
     """Edits the words whose deletion lowers p(y) the most, in that order, until the label flips.
 
     For each word that is no stop word the masked LM fills a mask in its place (replace), or next
-    to it on either side (insert), with its 50 most likely tokens. Kept are whole words that are no
-    stop words; for a replacement those with the same part of speech (a noun may replace a verb and
-    the other way round); and texts with a cosine similarity of at least 0.8 to the original one.
-    Of candidates that flip the victim's label the most similar one is taken, otherwise the one
-    that lowers p(y) the most, if any does. A word is edited once, at most `max_edits` are. A text
-    that the victim gives another label already stays as it is; all keep their label.
+    to it on either side (insert), with its 50 most likely tokens. A candidate must be a whole word
+    and no stop word; a replacement must have the same part of speech (a noun may replace a verb and
+    the other way round); and the edited text must have a cosine similarity of at least 0.8 to the
+    original one. Of the candidates that flip the victim's label the most similar one is taken; if
+    there is none, the one that lowers p(y) the most, if any does. Each word is edited once at most,
+    and a text has at most `max_edits` edits. A text to which the victim already gives another label
+    stays as it is. Every text keeps its label.
 
     Deviations: the similarity is that of the encoder's mean states of the starting model over 15
     words around the edit, and not of the Universal Sentence Encoder; its cosines are larger, so

@@ -30,13 +30,13 @@ class CLARE(Attack):
 
     For each word the masked LM fills a mask in its place (replace, unless it is a stop word), after
     it (insert), or in its own and the next word's place (merge, for a noun after a noun, an
-    adjective or a determiner; with `pos_filter` off before any word that is no stop word). Of its
-    50 most likely tokens those count whose probability exceeds 5e-4, 0 and 5e-3, that are whole
-    words and no stop words, and whose text has a cosine similarity of at least 0.7 to the original
-    one (the authors' values; 0.6 on SST-2). Each word's best edit is the one that lowers p(y) the
-    most; the best edits are applied in the order of p(y), as long as it was lowered, until the
-    victim's label flips or there are `max_edits`. A text that the victim gives another label
-    already stays as it is; all keep their label.
+    adjective or a determiner; with `pos_filter` off before any word that is no stop word). Its 50
+    most likely tokens are candidates if their probability exceeds 5e-4 (replace), 0 (insert) or
+    5e-3 (merge), if they are whole words and no stop words, and if the edited text has a cosine
+    similarity of at least 0.7 to the original one (the authors' values; 0.6 on SST-2). Each word's
+    best edit is the one that lowers p(y) the most. The best edits that lower p(y) are applied, the
+    lowest p(y) first, until the victim's label flips or there are `max_edits`. A text to which the
+    victim already gives another label stays as it is. Every text keeps its label.
 
     Deviations: the masked LM is the starting model and not a distilled RoBERTa; the similarity is
     that of its encoder's mean states and not of the Universal Sentence Encoder; candidates are

@@ -62,7 +62,7 @@ class Walk:
         return len(self.found) == n or self.failures == _TRIES
 
     def versions(self, n: int) -> list[Version]:
-        """n texts: those that were found, over again if there are fewer, or the original one."""
+        """n texts: those that were found, repeated if they are fewer; if none was, the original."""
         texts = self.found or [self.text]
         return [Version(texts[i % len(texts)], self.types) for i in range(n)]
 

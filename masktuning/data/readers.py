@@ -33,7 +33,7 @@ class Table:
     lines: list[int]
     """The line of each row (its number for Parquet and the hub), from 1, for error messages."""
     nested: dict[str, int] = field(default_factory=dict)
-    """For each JSON column that holds a list or a mapping, the first line where it does."""
+    """For each column that holds a list or a mapping, the first line where it does."""
 
     def column(self, name: str) -> list[str]:
         """The texts of one column.
@@ -81,7 +81,7 @@ def read_table(
     if suffix == ".parquet":
         table = _from_rows(path, _parquet_rows(path))
     elif delimiter is None:
-        table = _from_rows(path, _json_rows(path, _decode(path)))
+        table = _from_rows(path, _json_rows(path, suffix, _decode(path)))
     else:
         table = _csv_table(path, _decode(path), delimiter, quoting, skip_broken_rows)
     if not table.lines:
@@ -184,12 +184,9 @@ def csv_fields(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Each row and its line, or in a .json file that holds one list, its number in the list.
-
-    A value that is a list or a mapping, so no text, becomes None.
-    """
-    if path.suffix == ".json" and text.lstrip().startswith("["):
+def _json_rows(path: Path, suffix: str, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Each row and its line, or in a .json file that holds one list, its number in the list."""
+    if suffix == ".json" and text.lstrip().startswith("["):
         for number, row in enumerate(json_value(path, 1, text), 1):
             yield number, json_row(path, number, row)
         return
@@ -213,7 +210,7 @@ def json_value(path: Path, number: int, text: str) -> Any:
 def json_row(path: Path, number: int, row: Any) -> dict[str, str | None]:
     if not isinstance(row, dict):
         raise UsageError(f"{path}, line {number}: not a JSON object of column names to values")
-    return {k: None if isinstance(v, list | dict) else as_text(v) for k, v in row.items()}
+    return as_texts(row)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
@@ -225,7 +222,12 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
     except (OSError, pyarrow.lib.ArrowInvalid) as error:
         raise UsageError(f"{path}: not a Parquet file ({error})") from None
     for number, row in enumerate(table.to_pylist(), 1):
-        yield number, {name: as_text(value) for name, value in row.items()}
+        yield number, as_texts(row)
+
+
+def as_texts(row: dict[str, Any]) -> dict[str, str | None]:
+    """The values of a row as text; a list or a mapping, which is no text, becomes None."""
+    return {k: None if isinstance(v, list | dict) else as_text(v) for k, v in row.items()}
 
 
 def as_text(value: Any) -> str:

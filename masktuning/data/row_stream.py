@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from masktuning.config.errors import UsageError
-from masktuning.data.readers import SUFFIXES, as_text, csv_fields, json_row, json_value
+from masktuning.data.readers import SUFFIXES, as_texts, csv_fields, json_row, json_value
 
 _FIELD_LIMIT = 2**24  # characters of one CSV field; csv's own limit is shorter than some texts
 
@@ -129,10 +129,7 @@ def _parquet(path: Path) -> RowStream:
         for batch in file.iter_batches():
             for row in batch.to_pylist():
                 count += 1
-                texts = {
-                    k: None if isinstance(v, list | dict) else as_text(v) for k, v in row.items()
-                }
-                yield count, texts
+                yield count, as_texts(row)
 
     if not file.metadata.num_rows:
         raise UsageError(f"{path}: empty, there is no text in it")

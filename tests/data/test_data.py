@@ -87,6 +87,21 @@ def test_broken_files_name_the_line(tmp_path, name, content, message):
         read_table(path).column("text")
 
 
+def test_a_parquet_column_of_lists_is_no_text(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "words": [["a"], ["b"]]}), path)
+    table = read_table(path)
+    assert table.column("text") == ["a", "b"]
+    with pytest.raises(UsageError, match="line 1: 'words' is not a text or a number"):
+        table.column("words")
+
+
+def test_the_named_format_counts_and_not_the_extension(tmp_path):
+    path = tmp_path / "rows.txt"
+    path.write_text('[{"text": "a"},\n {"text": "b"}]')
+    assert read_table(path, format="json").column("text") == ["a", "b"]
+
+
 def test_missing_file_and_column(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         read_table(tmp_path / "nowhere.csv")

@@ -60,9 +60,7 @@ class EvaluationArguments(ClassifierArguments):
     )
     sets: list[str] = field(
         default_factory=list,
-        metadata={
-            "help": "Names of the task's sets, or how they begin; by default all but train."
-        },
+        metadata={"help": "Names of the task's sets, or how they begin; by default all but train."},
     )
     protocol: list[str] = field(
         default_factory=list,

@@ -13,12 +13,14 @@ NO_REGRESSION = (
     "names, or turn the scores into classes"
 )
 
+_NUMBER = re.compile(r"\s*[-+\u2212]?\s*\d+(\.\d+)?\s*")
+
 
 class LabelNames:
     """The ids of label names; id i is the i-th of `names`.
 
     "Not-Good" matches "not good". If two of the names differ only in case and punctuation, such
-    as "1" and "-1", names match exactly or not at all.
+    as "C" and "C++", names match exactly or not at all, and so do numbers: "-1" is not "1".
 
     Raises:
         UsageError: if a name is given twice.
@@ -39,7 +41,8 @@ class LabelNames:
         """
         if name in self._exact:
             return self._exact[name]
-        return self._folded.get(_fold(name), self._exact.get(f"LABEL_{name}"))
+        folded = "" if _NUMBER.fullmatch(name) else _fold(name)
+        return self._folded.get(folded) if folded else self._exact.get(f"LABEL_{name}")
 
 
 def model_labels(config_names: Sequence[str], task_names: Sequence[str]) -> list[str]:

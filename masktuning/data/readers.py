@@ -188,11 +188,11 @@ def _json_rows(path: Path, suffix: str, text: str) -> Iterator[tuple[int, dict[s
     """Each row and its line, or in a .json file that holds one list, its number in the list."""
     if suffix == ".json" and text.lstrip().startswith("["):
         for number, row in enumerate(json_value(path, 1, text), 1):
-            yield number, json_row(path, number, row)
+            yield number, as_texts(json_row(path, number, row))
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield number, json_row(path, number, json_value(path, number, line))
+            yield number, as_texts(json_row(path, number, json_value(path, number, line)))
 
 
 def json_value(path: Path, number: int, text: str) -> Any:
@@ -207,10 +207,10 @@ def json_value(path: Path, number: int, text: str) -> Any:
     return value
 
 
-def json_row(path: Path, number: int, row: Any) -> dict[str, str | None]:
+def json_row(path: Path, number: int, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UsageError(f"{path}, line {number}: not a JSON object of column names to values")
-    return as_texts(row)
+    return row
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:

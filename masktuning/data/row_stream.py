@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from masktuning.config.errors import UsageError
-from masktuning.data.readers import SUFFIXES, as_texts, csv_fields, json_row, json_value
+from masktuning.data.readers import SUFFIXES, csv_fields, json_row, json_value
 
 _FIELD_LIMIT = 2**24  # characters of one CSV field; csv's own limit is shorter than some texts
 
@@ -25,14 +25,14 @@ class RowStream:
         columns: the names of its columns.
         total: how much there is to read: bytes of a text file, rows of a Parquet file.
         rows: an iterator over pairs of a line (the row's number for Parquet), from 1, and the
-            row's values by column; None stands for a value that is no text.
+            row's values by column, as they are in the file.
         read: how much of `total` has been read.
     """
 
     path: Path
     columns: list[str]
     total: int
-    rows: Iterator[tuple[int, dict[str, str | None]]]
+    rows: Iterator[tuple[int, dict[str, Any]]]
     read: Callable[[], int] = field(default=lambda: 0)
 
 
@@ -81,7 +81,7 @@ def _decoded(path: Path, rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int,
         raise UsageError(f"{path}, after line {line}: not UTF-8; save the file as UTF-8") from None
 
 
-def _json_lines(path: Path, file: IO[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
+def _json_lines(path: Path, file: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     columns: set[str] = set()
     for number, line in enumerate(file, 1):
         if not line.strip():
@@ -95,9 +95,7 @@ def _json_lines(path: Path, file: IO[str]) -> Iterator[tuple[int, dict[str, str 
         yield number, row
 
 
-def _csv_rows(
-    path: Path, file: IO[str], delimiter: str
-) -> Iterator[tuple[int, dict[str, str | None]]]:
+def _csv_rows(path: Path, file: IO[str], delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
     numbered = csv_fields(path, csv.reader(file, delimiter=delimiter, strict=True))
     _, header = next(numbered, (0, []))
@@ -124,12 +122,12 @@ def _parquet(path: Path) -> RowStream:
         raise UsageError(f"{path}: not a Parquet file ({error})") from None
     count = 0
 
-    def rows() -> Iterator[tuple[int, dict[str, str | None]]]:
+    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         nonlocal count
         for batch in file.iter_batches():
             for row in batch.to_pylist():
                 count += 1
-                yield count, as_texts(row)
+                yield count, row
 
     if not file.metadata.num_rows:
         raise UsageError(f"{path}: empty, there is no text in it")

@@ -9,6 +9,7 @@ import csv
 import io
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from masktuning.config.errors import UsageError
 from masktuning.config.files import make
 from masktuning.data.custom_task import guess_text_columns
+from masktuning.data.readers import as_text
 from masktuning.data.row_stream import RowStream, open_rows
 from masktuning.data.tokenize import length_limit
 from masktuning.evaluation.metrics import probabilities
@@ -29,6 +31,8 @@ from masktuning.modeling.loading import check_vocabulary, load_classifier
 
 PIECE = 4096
 """Rows that are read, sorted by length and written together."""
+Prediction = tuple[str, dict[str, float]]
+"""A label and the probability of each."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,11 @@ def predict_file(job: PredictionJob) -> int:
     with open_rows(job.input_file) as stream:
         columns = job.text_columns or guess_text_columns(str(stream.path), stream.columns)
         classifier = _Classifier(job, columns)
-        added = _added(job, classifier.labels)
+        labels = classifier.labels
+        added = _added(job, labels)
         _check_columns(stream, columns, added)
         make(job.output_file.parent)
-        with PartialOutput(job.output_file, _identity(job, columns)) as output:
+        with PartialOutput(job.output_file, _identity(job, columns, labels)) as output:
             rows = itertools.islice(stream.rows, output.rows, None)
             shown = {"unit": "B", "unit_scale": True, "disable": not job.progress}
             with tqdm(total=stream.total, **shown) as bar:
@@ -79,7 +84,11 @@ def predict_file(job: PredictionJob) -> int:
                     header = [] if output.rows else [*stream.columns, *added]
                     texts = [_texts(job, columns, line, row) for line, row in piece]
                     predicted = classifier(texts)
-                    text = _lines(job, header, [row for _, row in piece], predicted)
+                    values = [[row[name] for name in stream.columns] for _, row in piece]
+                    if job.output_file.suffix == ".jsonl":
+                        text = _json_lines(stream.columns, values, predicted)
+                    else:
+                        text = _csv_lines(header, values, predicted)
                     output.append(text, len(piece))
                     bar.set_postfix_str(f"{output.rows:,} texts")
                     bar.update(min(stream.read(), stream.total) - bar.n)
@@ -101,7 +110,7 @@ class _Classifier:
         self.model.eval().to(torch.device("cuda" if gpu else "cpu"))
 
     @torch.inference_mode()
-    def __call__(self, texts: list[list[str]]) -> list[tuple[str, dict[str, float]]]:
+    def __call__(self, texts: list[list[str]]) -> list[Prediction]:
         """The label and the probabilities of each text, longest computed first."""
         columns = [list(column) for column in zip(*texts, strict=True)]
         encoded = self.tokenizer(*columns, truncation=True, max_length=self.max_length)
@@ -125,10 +134,13 @@ def _rounded(share: float) -> float:
     return round(float(share), 6)
 
 
-def _identity(job: PredictionJob, columns: list[str]) -> dict[str, Any]:
+def _identity(job: PredictionJob, columns: list[str], labels: list[str]) -> dict[str, Any]:
     """What a partial output must have been begun with for the job to go on with it."""
     return {
         "model": job.model,
+        "model_revision": job.revision,
+        "tokenizer_name": job.tokenizer_name,
+        "label_names": labels,
         "input_file": str(job.input_file.absolute()),
         "size of the input file": job.input_file.stat().st_size,
         "text_columns": columns,
@@ -156,34 +168,41 @@ def _added(job: PredictionJob, labels: list[str]) -> list[str]:
     return ["prediction", *(f"probability_{label}" for label in labels)]
 
 
-def _texts(
-    job: PredictionJob, columns: list[str], line: int, row: dict[str, str | None]
-) -> list[str]:
+def _texts(job: PredictionJob, columns: list[str], line: int, row: dict[str, Any]) -> list[str]:
     """The texts of a row; UsageError for a value that is none."""
-    found = [row[name] for name in columns]
-    if None in found:
-        name = columns[found.index(None)]
-        raise UsageError(f"{job.input_file}, line {line}: {name!r} is not a text or a number")
-    return [text or "" for text in found]
+    for name in columns:
+        if isinstance(row[name], list | dict):
+            raise UsageError(f"{job.input_file}, line {line}: {name!r} is not a text or a number")
+    return [as_text(row[name]) for name in columns]
 
 
-def _lines(
-    job: PredictionJob,
-    header: list[str],
-    rows: list[dict[str, str | None]],
-    predicted: list[tuple[str, dict[str, float]]],
-) -> str:
-    """The lines of a piece, in the format of the output file."""
-    both = zip(rows, predicted, strict=True)
+def _json_lines(columns: list[str], values: list[list[Any]], predicted: list[Prediction]) -> str:
+    """The lines of a piece as JSON Lines, whose values are those of the input."""
     text = io.StringIO()
-    if job.output_file.suffix == ".jsonl":
-        for row, (label, shares) in both:
-            line = {**row, "prediction": label, "probabilities": shares}
-            text.write(json.dumps(line, ensure_ascii=False) + "\n")
-        return text.getvalue()
+    for row, (label, shares) in zip(values, predicted, strict=True):
+        line = dict(zip(columns, map(_as_json, row), strict=True))
+        line |= {"prediction": label, "probabilities": shares}
+        text.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+    return text.getvalue()
+
+
+def _csv_lines(header: list[str], values: list[list[Any]], predicted: list[Prediction]) -> str:
+    """The lines of a piece as CSV, in which lists and mappings of the input are JSON."""
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if header:
         writer.writerow(header)
-    for row, (label, shares) in both:
-        writer.writerow([*row.values(), label, *shares.values()])
+    for row, (label, shares) in zip(values, predicted, strict=True):
+        cells = [
+            json.dumps(one, ensure_ascii=False, default=str)
+            if isinstance(one, list | dict)
+            else as_text(one)
+            for one in row
+        ]
+        writer.writerow([*cells, label, *shares.values()])
     return text.getvalue()
+
+
+def _as_json(value: Any) -> Any:
+    """A value that JSON can hold: it has no NaN and no infinity, which Parquet has."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

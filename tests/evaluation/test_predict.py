@@ -86,6 +86,25 @@ def test_a_parquet_file(files, tmp_path):
         assert [row["sentence"] for row in csv.DictReader(file)] == texts
 
 
+def test_columns_that_are_only_carried_stay_as_they_are(files, tmp_path):
+    """In JSON Lines with their types, in CSV under their own names, whatever their order."""
+    folder, _ = files
+    rows = [
+        {"id": 1, "text": "w1 w2", "more": {"of": ["ä", None]}},
+        {"text": "w3", "more": None, "id": 2.5},
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    words = ("--input_file", str(tmp_path / "in.jsonl"), "--output_file")
+    run(folder, *words, str(tmp_path / "out.jsonl"))
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [{name: row[name] for name in rows[0]} for row in found] == rows
+    run(folder, *words, str(tmp_path / "out.csv"))
+    with (tmp_path / "out.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["id"], first["text"], first["more"]) == ("1", "w1 w2", '{"of": ["ä", null]}')
+    assert (second["id"], second["text"], second["more"]) == ("2.5", "w3", "")
+
+
 KILLED = """
 import os, signal, sys
 from masktuning import predict
@@ -119,6 +138,8 @@ def test_a_killed_run_goes_on(files, tmp_path, monkeypatch):
     assert done.returncode == -9 and not out.exists()
     with pytest.raises(UsageError, match="was begun with another max_length: remove it"):
         predict.main([*words, str(out), "--max_seq_length", "16"])
+    with pytest.raises(UsageError, match="was begun with another label_names: remove it"):
+        predict.main([*words, str(out), "--label_names", "bad", "good"])
     seen = []
     classify = stream_predictions._Classifier.__call__
 

@@ -163,9 +163,15 @@ def training_examples(trainer: MaskTuningTrainer) -> int:
     return len(rows)
 
 
-def planned_steps(args: MethodArguments, examples: int) -> int:
-    """How many optimiser steps a run has, as Trainer counts them."""
+def planned_steps(args: MethodArguments, examples: int, batch_size: int | None = None) -> int:
+    """How many optimiser steps a run has, as Trainer counts them.
+
+    `batch_size` is the number of examples of a process's micro-batch, where it is not the one of
+    `args`: with `--auto_find_batch_size`, Trainer may have found a smaller one.
+    """
     if args.max_steps > 0:
         return args.max_steps
-    batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    return math.ceil(math.ceil(examples / batch) * args.num_train_epochs)
+    rounded = math.floor if args.dataloader_drop_last else math.ceil
+    batches = rounded(rounded(examples / (batch_size or args.train_batch_size)) / args.world_size)
+    steps = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+    return math.ceil(steps * args.num_train_epochs)

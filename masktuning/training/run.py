@@ -107,7 +107,10 @@ def check_folder(job: TrainingJob) -> str | None:
 
 def _train(job: TrainingJob, trainer: MaskTuningTrainer, resume: str | None) -> dict[str, Any]:
     """Trains, unless the run that is resumed was complete; Trainer's metrics."""
-    steps = planned_steps(job.training, training_examples(trainer))
+    batch_size = None
+    if resume is not None and job.training.auto_find_batch_size:
+        batch_size = run_folder.batch_size_of(resume)
+    steps = planned_steps(job.training, training_examples(trainer), batch_size)
     complete = resume is not None and (
         run_folder.step_of(resume) >= steps
         or run_folder.stopped_early(resume, job.run.early_stopping_patience)

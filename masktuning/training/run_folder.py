@@ -36,7 +36,7 @@ _MARK = "# Written by a masktuning run; `python -m masktuning.train --config` re
 _OF_THIS_CALL = ("config", "dry_run", "overwrite", "resume_from_checkpoint")
 _NAMES_OR_PATHS = {
     *("tokenizer_name", "dataset_name", "deepspeed", "fsdp_config"),
-    *("treebank", "dev_treebank"),
+    *("treebank", "dev_treebank", "scorer"),
 }
 # Where Trainer and Accelerate (for FSDP) keep the optimizer's state in a checkpoint.
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_0")
@@ -100,7 +100,12 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def step_of(checkpoint: str) -> int:
     """The number of optimiser steps after which a whole checkpoint was written."""
-    return json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))["global_step"]
+    return _state_of(checkpoint)["global_step"]
+
+
+def batch_size_of(checkpoint: str) -> int | None:
+    """The number of examples of a process's micro-batch that the run had at a checkpoint."""
+    return _state_of(checkpoint).get("train_batch_size")
 
 
 def has_optimizer(checkpoint: str) -> bool:
@@ -225,8 +230,12 @@ def clear(folder: Path, stages: bool = True) -> None:
 
 def stopped_early(checkpoint: str, patience: int | None) -> bool:
     """Whether a run had stopped early by the time of a checkpoint, for want of a better model."""
-    state = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))
-    kept = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
+    kept = _state_of(checkpoint).get("stateful_callbacks", {}).get("EarlyStoppingCallback")
     if patience is None or kept is None:
         return False
     return kept["attributes"]["early_stopping_patience_counter"] >= patience
+
+
+def _state_of(checkpoint: str) -> dict[str, Any]:
+    """What Trainer knew of the run when it wrote a checkpoint."""
+    return json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))

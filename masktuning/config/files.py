@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from masktuning.config.errors import UsageError
+
+_A_DAY = 86400.0  # seconds; no file takes that long to write
 
 
 def make(folder: Path) -> None:
@@ -26,10 +31,13 @@ def replaced_when_complete(path: Path) -> Iterator[Path]:
     """A path next to `path` to write a file or a folder to; afterwards it is renamed to `path`.
 
     If an error is raised inside the `with` block, what was written is removed and `path` stays as
-    it was. A partial file or folder that an earlier, killed process left there is removed first.
+    it was. Several processes may write the same path at once: each replaces it whole. What a
+    killed process left incomplete is removed once it is a day old.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    _remove(partial)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.partial"):
+        if time.time() - left.stat().st_mtime > _A_DAY:
+            _remove(left)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
         if partial.is_dir():

@@ -35,11 +35,14 @@ def read_hub(
         raise kind(
             f"the data set {id} ({split}) cannot be read: {type(error).__name__}: {reason}"
         ) from None
-    found = {}
-    for name, feature in rows.features.items():
+    found, nested = {}, {}
+    for column, feature in rows.features.items():
+        name, values = (columns or {}).get(column, column), rows[column]
         named = isinstance(feature, datasets.ClassLabel)
-        found[(columns or {}).get(name, name)] = [
-            feature.int2str(value) if named and value >= 0 else as_text(value)
-            for value in rows[name]
+        found[name] = [
+            feature.int2str(value) if named and value >= 0 else as_text(value) for value in values
         ]
-    return Table(f"{id} ({split})", found, list(range(1, len(rows) + 1)))
+        first = next((i for i, one in enumerate(values, 1) if isinstance(one, list | dict)), None)
+        if first is not None:
+            nested[name] = first
+    return Table(f"{id} ({split})", found, list(range(1, len(rows) + 1)), nested)

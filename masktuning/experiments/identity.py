@@ -32,6 +32,8 @@ _LEFT_OUT = {
     *("dataloader_persistent_workers", "dataloader_prefetch_factor", "logging_dir", "run_name"),
     *("save_total_limit", "save_steps", "logging_steps", "disable_tqdm", "keep_optimizer_states"),
 }
+# Folders of a run that a training which starts from it does not read.
+_OF_TRAINING = ("checkpoint-", "stages/")
 _DIGITS = 12
 
 
@@ -90,11 +92,14 @@ def _content(value: Any) -> Any:
     files = [path]
     if path.is_dir():
         patterns = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
-        files = sorted(file for pattern in patterns for file in path.glob(pattern))
+        files = sorted(file for pattern in patterns for file in path.rglob(pattern))
     total = hashlib.sha256()
     for file in files:
+        name = file.relative_to(path).as_posix()
+        if name.startswith(_OF_TRAINING):
+            continue
         with file.open("rb") as opened:
-            total.update(file.name.encode() if path.is_dir() else b"")
+            total.update(name.encode() if path.is_dir() else b"")
             total.update(hashlib.file_digest(opened, "sha256").digest())
     return total.hexdigest()[:_DIGITS]
 

@@ -19,7 +19,7 @@ from masktuning.experiments.plan import (
 )
 from masktuning.experiments.proposals import Space, ends, is_range
 from masktuning.methods import method_class, options_by_method
-from masktuning.training.job import TrainingJob, read_job
+from masktuning.training.job import TrainingJob, read_job, task_settings
 
 # Options of train that a comparison decides itself, with what to give instead.
 _REFUSED = {
@@ -35,6 +35,8 @@ _REFUSED = {
     "do_predict": "`predict` labels new texts with a classifier of the comparison",
     "test_file": "`predict` labels new texts with a classifier of the comparison",
 }
+# What the config.yaml of a run holds as well, and the words of each cell override.
+_OF_A_RUN = {"method", "seed", "output_dir"}
 # Options that say when a run saves and evaluates; without them it does so at its end only.
 _SAVING = {
     *("save_strategy", "save_steps", "eval_strategy", "eval_steps"),
@@ -89,7 +91,7 @@ class ComparisonRequest:
         for name, value in (*variant.options, *point):
             words += [f"--{name}", *value.split()]
         given = self.given()
-        if not given & _SAVING:
+        if not (given | task_settings(self.flags, variant.method).keys()) & _SAVING:
             words += _AT_THE_END
         return words if "report_to" in given else [*words, "--report_to", "none"]
 
@@ -119,7 +121,8 @@ def check(request: ComparisonRequest) -> dict[str, TrainingJob]:
             raise UsageError(f"--{option} is {value}: give 1 or more")
     flags = {word.partition("=")[0].removeprefix("--") for word in request.flags}
     options = {name for variant in request.variants for name, _ in variant.options}
-    for name in sorted((flags | options | request.grid.keys()) & _REFUSED.keys()):
+    in_file = request.given() - flags - _OF_A_RUN
+    for name in sorted((flags | options | in_file | request.grid.keys()) & _REFUSED.keys()):
         raise UsageError(f"--{name} is not for a comparison: {_REFUSED[name]}")
     for variant in request.variants:
         method_class(variant.method)  # an unknown one is named before anything else

@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from masktuning.config.errors import UsageError
 from masktuning.experiments.outcome import Outcome
 from masktuning.experiments.plan import Cell
+from masktuning.experiments.recorded_identity import record_identity
 from masktuning.experiments.storage import open_study, with_patience
 from masktuning.experiments.worker_id import is_gone, this_worker
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _CELL, _WORKER, _OUTCOME, _ERROR, _NOTE = "cell", "worker", "outcome", "error", "note"
-_IDENTITY = "identity"
 _BEAT, _BEAT_SECONDS, _SILENT_SECONDS = "beat", 30.0, 150.0
 
 
@@ -83,19 +82,7 @@ class SharedStudy:
         Raises:
             UsageError: if it differs, since figures of both would be in one table.
         """
-        known = self._known_identity()
-        changed = list(_changes(known, identity)) if known else []
-        if changed:
-            raise UsageError(
-                f"the study {self._study.study_name!r} was begun otherwise: {'; '.join(changed)}. "
-                "Give another --study or another --output_dir, or go back to what it was begun with"
-            )
-        whole = {**identity, "variants": {**known.get("variants", {}), **identity["variants"]}}
-        if whole != known:
-            with_patience(self._url, lambda: self._study.set_user_attr(_IDENTITY, whole))
-
-    def _known_identity(self) -> dict[str, Any]:
-        return with_patience(self._url, lambda: self._study.user_attrs.get(_IDENTITY, {}))
+        record_identity(self._url, self._study, identity)
 
     def progress(self) -> Progress:
         """What is known of all cells."""
@@ -275,15 +262,3 @@ def _cell_of(trial: FrozenTrial) -> Cell | None:
 def _cell(content: Mapping[str, Any]) -> Cell:
     point = tuple((name, value) for name, value in content["point"])
     return Cell(content["variant"], point, content["seed"], content["stage"])
-
-
-def _changes(known: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """What differs between two identities, in words."""
-    for name in sorted(known.keys() | now.keys()):
-        before, after = known.get(name), now.get(name)
-        if where == "variants " and (before is None or after is None):
-            continue  # the comparison has more variants, or fewer
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from _changes(before, after, f"{where}{name} ")
-        elif before != after:
-            yield f"{where}{name} {before} -> {after}"

@@ -116,11 +116,13 @@ def _published(spec: SetSpec) -> str:
 
 def _settings() -> set[str]:
     """What a task may have settings for: the options of `python -m masktuning.train`."""
-    from masktuning.config.options import DataArguments, ModelArguments
+    from masktuning.config.options import DataArguments, ModelArguments, RunArguments
+    from masktuning.methods import options_by_method
     from masktuning.training.arguments import MaskTuningArguments
 
-    groups = (MaskTuningArguments, DataArguments, ModelArguments)
-    return {one.name for group in groups for one in fields(group)}
+    groups = (MaskTuningArguments, DataArguments, ModelArguments, RunArguments)
+    found = {one.name for group in groups for one in fields(group)}
+    return found.union(*options_by_method().values())
 
 
 def _print(text: str) -> None:

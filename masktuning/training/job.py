@@ -147,6 +147,15 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     return TrainingJob(model, data, training, run, task, chosen, embedded)
 
 
+def task_settings(arguments: list[str], method: str) -> dict[str, Any]:
+    """The settings that the task of a command line has for a method; empty without a task."""
+    early = _read_early(underscored(arguments))
+    file = read_yaml(early.config) if early.config else {}
+    name = _task_name(early, file)
+    task = None if name is None else load_task(name)
+    return _settings(task, early.preset or file.get("preset"), method)
+
+
 def _settings(task: Task | None, preset: str | None, method: str | None = None) -> dict[str, Any]:
     """The settings of the task, overridden by those for the method and then by the preset's."""
     if preset and task is None:

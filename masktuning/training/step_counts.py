@@ -35,11 +35,17 @@ class StepCounts:
     def weigh_classes(self, method: Method, dataset: Any) -> None:
         """Sets `class_weights` from the option of that name and the training set, if there is one.
 
+        A method that trains no classifier, such as dependency parsing, has none.
+
         Raises:
             ValueError: for weights that cannot be used; see `class_weights`.
         """
         given = read_class_weights(self.args.class_weights)
-        if dataset is None or (given == self._weighed[0] and dataset is self._weighed[1]):
+        if (
+            dataset is None
+            or method.measures
+            or (given == self._weighed[0] and dataset is self._weighed[1])
+        ):
             return
         labels = [str(name) for _, name in sorted(method.config.id2label.items())]
         weights = class_weights(given, labels, dataset)

@@ -295,6 +295,13 @@ def test_own_data_set_by_its_id(tmp_path):
         own_task(DataArguments(dataset_name="no/where"))
 
 
+def test_a_list_on_the_hub_is_no_text(monkeypatch):
+    rows = Dataset.from_dict({"text": [None, ["w1", "w2"]], "label": ["a", "b"]})
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: rows)
+    with pytest.raises(UsageError, match="line 2: 'text' is not a text or a number"):
+        own_task(DataArguments(dataset_name="some/where"))
+
+
 def test_an_unreachable_hub_says_what_to_do():
     task = load_task("sst2")
     with pytest.raises(UsageError, match=r"give --data_dir DIR with DIR/sst2/train\.tsv"):

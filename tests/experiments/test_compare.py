@@ -16,7 +16,8 @@ from masktuning.config.errors import UsageError
 from masktuning.demo import EMBEDDED
 from masktuning.experiments.cell import collected_warnings, is_measured_again, read_outcome
 from masktuning.experiments.identity import identity_of
-from masktuning.experiments.plan import FINAL, SEARCH, Cell
+from masktuning.experiments.plan import FINAL, SEARCH, Cell, Variant
+from masktuning.experiments.request import ComparisonRequest
 from masktuning.experiments.run_cell import CellRunner, folder_name
 from masktuning.experiments.study import CellFailed, Stopped
 from masktuning.tasks.spec import SetSpec
@@ -79,6 +80,48 @@ BAD = {
 def test_bad_flags_are_one_line(words, tmp_path):
     said = refused(*words.split(), "--output_dir", str(tmp_path / "out"))
     assert BAD[words] in said
+
+
+def test_a_file_of_options_gives_no_order_of_the_data_either(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("seed: 3\nmethod: poe\noutput_dir: x\ndata_seed: 7\n")
+    said = refused(*SMALL, *TWO, "--config", str(config), "--output_dir", str(tmp_path / "out"))
+    assert said.startswith("--data_seed is not for a comparison")
+
+
+def test_the_task_s_settings_say_when_a_run_is_evaluated(tmp_path):
+    """Where they do not, it is at its end only."""
+    task = tmp_path / "mine.yaml"
+    sets = "".join(
+        f"  {name}: {{role: {name}, text: [t], label: l, file: {name}.csv}}\n"
+        for name in ("train", "dev")
+    )
+    task.write_text(
+        f"name: mine\ndescription: texts\nlabels: [a, b]\nsets:\n{sets}"
+        "methods: {poe: {eval_strategy: epoch, load_best_model_at_end: true}}\n"
+    )
+    request = ComparisonRequest(["--task", str(task)], (), {}, EMBEDDED)
+    plain, poe = (request.words(Variant(name)) for name in ("finetuning", "poe"))
+    assert "--eval_strategy" in plain and "--eval_strategy" not in poe
+
+
+def test_the_masked_lm_head_is_part_of_a_model(tmp_path):
+    copied = shutil.copytree(EMBEDDED, tmp_path / "model")
+    head = copied / "mlm_head"
+    head.mkdir()
+    (head / "model.safetensors").write_bytes(b"one")
+    words = ("--model_name_or_path", str(copied))
+
+    def model():
+        job = job_of(*words)
+        return identity_of({"finetuning": job}, [])["variants"]["finetuning"]["model_name_or_path"]
+
+    before = model()
+    (copied / "checkpoint-3").mkdir()
+    (copied / "checkpoint-3" / "config.json").write_text("{}")  # of the training that made it
+    assert model() == before
+    (head / "model.safetensors").write_bytes(b"two")
+    assert model() != before
 
 
 def job_of(*words):

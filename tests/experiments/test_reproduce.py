@@ -326,6 +326,12 @@ def test_a_comparison_that_cannot_be_run_is_named_and_the_others_go_on(monkeypat
         rebuild.rebuild(alone, wanted(seeds=1, output_dir=tmp_path), "standard")
 
 
+def test_a_table_of_which_nothing_can_be_run_says_why(tmp_path):
+    table = load_table("table1").select([], ["intermediate_parsing"], [])
+    with pytest.raises(UsageError, match=r"there is nothing to compare\. .* without --treebank"):
+        rebuild.rebuild(table, wanted(seeds=1, output_dir=tmp_path), "standard")
+
+
 def test_the_examples_of_table_2(monkeypatch, tmp_path):
     records = [
         {"epoch": e, "example_id": i, "marked": f"text {i} [a -> {'bc'[e]}]"}

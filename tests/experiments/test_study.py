@@ -20,6 +20,7 @@ import pytest
 from stand_in import MadeUpRunner, made_up, plan, wait_for, work
 
 from masktuning.config.errors import UsageError
+from masktuning.experiments import recorded_identity
 from masktuning.experiments import study as study_module
 from masktuning.experiments.outcome import Outcome, SetOutcome
 from masktuning.experiments.plan import Cell
@@ -360,6 +361,27 @@ def test_a_study_that_was_begun_otherwise_is_refused(tmp_path):
         study.identify(identity(b={"lr": 3.0}))
     with pytest.raises(UsageError, match=r"variants b steps None -> 4"):
         study.identify(identity(b={"lr": 2.0, "steps": 4}))
+
+
+def test_variants_that_two_machines_record_at_once_are_both_kept(tmp_path, monkeypatch):
+    def identity(**variants):
+        return {"code": "abc", "texts": {}, "variants": variants}
+
+    url = f"sqlite:///{tmp_path}/study.db"
+    one, other = SharedStudy(url, "s"), SharedStudy(url, "s")
+    recorded = recorded_identity._recorded
+
+    def meanwhile(*arguments):
+        found = recorded(*arguments)
+        monkeypatch.setattr(recorded_identity, "_recorded", recorded)
+        other.identify(identity(plain={"lr": 1.0}, poe={"lr": 2.0}))
+        return found
+
+    monkeypatch.setattr(recorded_identity, "_recorded", meanwhile)
+    one.identify(identity(plain={"lr": 1.0}, tuned={"lr": 3.0}))
+    for name, lr in (("poe", r"2\.0"), ("tuned", r"3\.0")):
+        with pytest.raises(UsageError, match=rf"variants {name} lr {lr} -> 5\.0"):
+            SharedStudy(url, "s").identify(identity(**{name: {"lr": 5.0}}))
 
 
 def test_a_worker_is_gone_when_its_process_has_ended():

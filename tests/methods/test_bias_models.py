@@ -46,6 +46,19 @@ def test_the_texts_of_a_pair_are_found(family):
     assert splitter.text(row) == [*ids("w1"), SPECIAL["<unk>"], *ids("w3 w4 w5")]
 
 
+def test_a_special_token_may_have_a_type_of_its_own():
+    """As in XLNet: A <sep> B <sep> <cls>, with the types 0, 0, 1, 1 and 2, and padding with 3."""
+    splitter = Splitter(pair_tokenizer("bert"))
+    end, start, pad = (SPECIAL[name] for name in ("</s>", "<s>", "<pad>"))
+    row = {
+        "input_ids": [pad, *ids("w1 w2"), end, *ids("w3"), end, start],
+        "token_type_ids": [3, 0, 0, 0, 1, 1, 2],
+    }
+    assert splitter.pair(row) == (ids("w1 w2"), ids("w3"))
+    single = {"input_ids": [*ids("w1 w2"), end, start], "token_type_ids": [0, 0, 0, 2]}
+    assert splitter.pair(single) is None
+
+
 def test_texts_without_separators_are_no_pair():
     assert Splitter(pair_tokenizer("bert")).pair({"input_ids": ids("w1 w2")}) is None
 

@@ -283,3 +283,10 @@ def test_what_cannot_be_parsed_is_one_line(treebank, tmp_path):
         type(slow).is_fast = fast
     with pytest.raises(ValueError, match=r"parsing_dropout is 1\.0: give 0 or more, below 1"):
         DependencyParsingOptions(parsing_dropout=1.0).check()
+
+
+def test_class_weights_are_not_used(tmp_path):
+    """The sentences have no labels to count."""
+    path = write_treebank(tmp_path / "t.conllu")
+    trainer = trainer_of(tmp_path / "out", path, class_weights="balanced")
+    assert trainer._counts.class_weights is None

@@ -142,6 +142,18 @@ def test_bae_prefers_the_most_similar_of_those_that_flip():
     assert attacked(BAE, TEXT, scorer, bae_actions="replace", similarity=0.995) == TEXT
 
 
+def test_bae_takes_an_edit_that_flips_though_it_does_not_lower_p():
+    """With three labels another one may become the likeliest while p(y) rises from 0.4 to 0.41."""
+
+    class ThreeLabels(ByHand):
+        def probabilities(self, texts):
+            flipped = ["dull" in words_of(text) for text in texts]
+            return torch.tensor([[0.45, 0.41, 0.14] if f else [0.35, 0.4, 0.25] for f in flipped])
+
+    scorer = ThreeLabels({}, {"the film is <mask> .": {"dull": 0.3}})
+    assert attacked(BAE, TEXT, scorer, bae_actions="replace") == "the film is dull ."
+
+
 def test_bae_keeps_the_part_of_speech():
     """ "run" flips, but is no adjective; a verb for a noun is allowed."""
     known = {"the film is <mask> .": {"run": 0.9}, "the <mask> is good .": {"run": 0.5}}

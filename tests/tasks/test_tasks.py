@@ -325,6 +325,17 @@ def test_check_reads_the_settings_too(tmp_path):
         command.main(["check", str(path)])
 
 
+def test_check_takes_the_settings_that_training_takes(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    more = "settings: {early_stopping_patience: 2}\nmethods: {cutoff: {cutoff_rate: 0.2}}\n"
+    path.write_text(WHOLE + more)
+    with pytest.raises(UsageError, match="f: no such file"):  # after the settings were read
+        command.main(["check", str(path)])
+    for task in ("demo", "demo-pairs"):
+        command.main(["check", task])
+    assert capsys.readouterr().out.count("ood_adversarial") == 2
+
+
 def test_the_list_has_every_task_source_and_licence(capsys):
     command.main([])
     printed = capsys.readouterr().out

@@ -27,6 +27,8 @@ def rebuild(table: PaperTable, wanted: Wanted, protocol: str) -> str:
     for line in lines:
         print(line)
     todo = list(parts(table, wanted))
+    if not todo:
+        raise UsageError(" ".join(["there is nothing to compare.", *lines]))
     layout = Layout(table, protocol, found, lines)
     for i, part in enumerate(todo, 1):
         print(f"\n{i} of {len(todo)}: {part.where}", flush=True)

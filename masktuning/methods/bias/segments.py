@@ -37,11 +37,13 @@ class Splitter:
         """The two texts of a row, or None if it holds a single one."""
         ids = row["input_ids"]
         types = row.get("token_type_ids")
-        if types is not None and any(one != types[0] for one in types):
-            both = zip(ids, types, strict=True)
-            second = [token for token, kind in both if kind == max(types)]
-            first = [token for token, kind in zip(ids, types, strict=True) if kind != max(types)]
-            return Segments(self._content(first), self._content(second))
+        if types is not None:
+            # Special tokens are left out: XLNet's <cls> has a token type of its own.
+            both = [one for one in zip(ids, types, strict=True) if one[0] not in self.special]
+            kinds = {kind for _, kind in both}
+            if len(kinds) > 1:
+                first = [token for token, kind in both if kind != max(kinds)]
+                return Segments(first, [token for token, kind in both if kind == max(kinds)])
         places = [i for i, token in enumerate(ids) if token in self.separators]
         if len(places) < 2:
             return None

@@ -51,7 +51,7 @@ class BAE(Attack):
         edited, lowest, edits = text, float(p[label]), 0
         for place in by_importance:
             best = self._best(text, edited, place, label, scorer)
-            if best is None or best[1] >= lowest:
+            if best is None or (best[1] >= lowest and not best[2]):
                 continue
             edited, lowest, flips = best
             edits += 1

@@ -135,6 +135,10 @@ def all_correct(correct: NDArray[np.bool_], keys: list[str]) -> NDArray[np.bool_
 
 
 def accuracy(predictions: Any) -> dict[str, float]:
-    """For Trainer's compute_metrics: the share of examples whose largest logit is the label's."""
-    label_ids = np.asarray(predictions.predictions).argmax(-1)
-    return {"accuracy": float((label_ids == predictions.label_ids).mean())}
+    """For Trainer's compute_metrics: the share of examples whose largest logit is the label's.
+
+    Examples with the label -100 do not count, as in training; there is no accuracy without others.
+    """
+    labelled = np.asarray(predictions.label_ids) != -100
+    correct = np.asarray(predictions.predictions).argmax(-1) == predictions.label_ids
+    return {"accuracy": float(correct[labelled].mean())} if labelled.any() else {}

@@ -101,9 +101,13 @@ class EvaluatingTrainer(TimedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The mean classification loss on the original texts; used in evaluation only."""
-        outputs = model(**inputs)
-        loss = F.cross_entropy(outputs.logits.float(), inputs["labels"])
+        """The mean classification loss on the original texts; used in evaluation only.
+
+        It is the mean over the labels that are not -100, or 0 if there are none.
+        """
+        outputs, labels_B = model(**inputs), inputs["labels"]
+        total = F.cross_entropy(outputs.logits.float(), labels_B, reduction="sum")
+        loss = total / (labels_B != -100).sum().clamp(min=1)
         return (loss, outputs) if return_outputs else loss
 
     def dev_logits(self) -> NDArray[Any] | None:

@@ -247,3 +247,19 @@ def test_a_resumed_run_has_the_same_results(files, tmp_path, lengths_seen):
     complete = run(files, tmp_path / "out", "--resume_from_checkpoint", "--save_strategy", "epoch")
     assert sum(shape[0] for shape in lengths_seen) == 20 + 12
     assert complete == resumed
+
+
+def test_examples_without_a_label_do_not_count(tmp_path):
+    """As in training, the label -100 is none; a batch may hold no other."""
+    trainer = trainer_of(tmp_path, per_device_eval_batch_size=1)
+    rows = trainer.eval_dataset
+    labels = [-100 if i % 3 else label for i, label in enumerate(rows["labels"])]
+    rows = rows.remove_columns("labels").add_column("labels", labels)
+    found = stock_logits(trainer, rows).argmax(-1)
+    labelled = [i for i, label in enumerate(labels) if label != -100]
+    metrics = trainer.evaluate(rows)
+    wanted = np.mean([found[i] == labels[i] for i in labelled])
+    assert metrics["eval_accuracy"] == pytest.approx(wanted)
+    assert np.isfinite(metrics["eval_loss"])
+    none = rows.remove_columns("labels").add_column("labels", [-100] * len(rows))
+    assert "eval_accuracy" not in trainer.evaluate(none)

@@ -18,6 +18,7 @@ from masktuning.data.collator import MaskPlan
 from masktuning.methods.alpha_schedule import CONSTANT, scheduled
 from masktuning.methods.balance import START, GradientBalance, last_layer_parameters
 from masktuning.methods.base import Method, Stage
+from masktuning.methods.gate import choose, keeps_label
 from masktuning.methods.mask_tuning_options import AUTO, MaskTuningOptions
 from masktuning.methods.masks import FAIR, policy_class
 from masktuning.methods.masks.base import set_masked
@@ -225,21 +226,11 @@ class MaskTuning(Method):
             )
         return self.balance.alpha()
 
-    @torch.no_grad()
     def _gated(self, perturbed: Perturbed, batch: Batch, step: Step) -> Perturbed:
         """The perturbed text where the classifier still predicts its label, else the original."""
-        self.model.eval()  # without dropout
-        logits = self.model(perturbed.input_ids, **perturbed.texts()).logits
-        kept_B = logits.argmax(-1) == batch.labels
-        self.model.train()
+        kept_B = keeps_label(self.model, perturbed, batch, every_text=step.joint)
         step.log(gate_kept_share=step.mean(kept_B.float()))
-
-        def chosen(a: Any, b: Any) -> Any:  # which may be the same tensor, or None
-            return a if a is b else torch.where(kept_B[:, None], a, b)
-
-        ids = chosen(perturbed.input_ids, batch.input_ids)
-        mask = chosen(perturbed.attention_mask, batch.attention_mask)
-        return Perturbed(ids, mask, chosen(perturbed.token_type_ids, batch.token_type_ids))
+        return choose(kept_B, perturbed, batch)
 
     def _log(self, step: Step, output: MaskedLMOutput, targets_M: Tensor) -> None:
         """Logs the share of masked tokens that were predicted as they were."""

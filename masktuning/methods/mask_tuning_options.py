@@ -57,7 +57,8 @@ class TermOptions:
         default="none",
         metadata={
             "help": "label trains on a perturbed text only where the classifier still gives it its "
-            "label, and on the original text elsewhere. Costs one more forward pass.",
+            "label, and on the original text elsewhere. Costs one more forward pass of the texts "
+            "that were changed, on a GPU of all.",
             "choices": ["none", "label"],
         },
     )

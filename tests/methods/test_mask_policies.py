@@ -7,11 +7,11 @@ import pytest
 import torch
 from datasets import Dataset
 from families import examples, tiny_model, tiny_tokenizer
-from stock_step import EPOCH, SEED, make_batch
+from stock_step import EPOCH, SEED
 
 from masktuning.config.errors import UsageError
 from masktuning.data.batch import Batch
-from masktuning.data.collator import PaddingCollator
+from masktuning.data.collator import MaskTuningCollator, PaddingCollator
 from masktuning.methods.mask_tuning import MaskTuning
 from masktuning.methods.mask_tuning_options import MaskTuningOptions
 from masktuning.methods.masks.association import label_association, with_label_bearing
@@ -89,10 +89,15 @@ def test_as_many_tokens_are_masked_among_the_preferred_ones(policy, wanted, side
         method.collate(Batch.from_dict(PaddingCollator(method.tokenizer)(short)), short)
 
 
-def test_the_gate_keeps_what_the_classifier_still_labels(monkeypatch):
-    """The texts that are classified in training; the gate's own labels are without dropout."""
-    model, batch = tiny_model("bert"), make_batch(12)
-    tokenizer = tiny_tokenizer()
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_gate_keeps_what_the_classifier_still_labels(monkeypatch, joint):
+    """The texts that are classified in training; the gate's own labels are without dropout.
+
+    The gate reads the texts that were changed, and all of them where one backward pass serves both
+    losses.
+    """
+    model, tokenizer = tiny_model("bert"), tiny_tokenizer()
+    batch = MaskTuningCollator(tokenizer, mask_rate=0.04)(examples(12, 1))  # the short ones: none
     perturbed = MaskTuning(model, tokenizer, MaskTuningOptions(alpha=0.0)).perturb(
         Batch.from_dict(batch), torch.tensor([SEED, EPOCH])
     )
@@ -111,13 +116,17 @@ def test_the_gate_keeps_what_the_classifier_still_labels(monkeypatch):
 
     monkeypatch.setattr(type(model), "forward", recorded)
     counts = {"masked": torch.tensor(float(batch["num_masked"])), "labels": torch.tensor(12.0)}
-    step = Step(torch.tensor([SEED, EPOCH]), counts)
+    step = Step(torch.tensor([SEED, EPOCH]), counts, joint=joint)
     list(method.losses(Batch.from_dict(batch), step))
-    kept = torch.arange(12)[:, None] % 2 == 0
+    kept = torch.arange(12) % 2 == 0
+    pairs = zip(perturbed.tolist(), batch["input_ids"].tolist(), strict=True)
+    changed = torch.tensor([ours != original for ours, original in pairs])
+    assert 0 < int((changed & ~kept).sum()) < int(changed.sum()) < 12
     (asked, in_training), (classified, then_in_training) = seen
-    assert torch.equal(asked, perturbed) and not in_training
-    assert torch.equal(classified, torch.where(kept, perturbed, batch["input_ids"]))
-    assert float(step.logged["gate_kept_share"]) == pytest.approx(0.5)
+    assert torch.equal(asked, perturbed if joint else perturbed[changed]) and not in_training
+    assert torch.equal(classified, torch.where(kept[:, None], perturbed, batch["input_ids"]))
+    share = float((kept | ~changed).double().mean())
+    assert float(step.logged["gate_kept_share"]) == pytest.approx(share)
     assert then_in_training and model.training
 
 

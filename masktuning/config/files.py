@@ -9,7 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ def replaced_when_complete(path: Path) -> Iterator[Path]:
     """A path next to `path` to write a file or a folder to; afterwards it is renamed to `path`.
 
     If an error is raised inside the `with` block, what was written is removed and `path` stays as
-    it was. Several processes may write the same path at once: each replaces it whole. What a
+    it was. Several processes may write the same file at once: each replaces it whole. What a
     killed process left incomplete is removed once it is a day old.
     """
     for left in path.parent.glob(f".{glob.escape(path.name)}.????????.partial"):
-        if time.time() - left.stat().st_mtime > _A_DAY:
-            _remove(left)
+        with suppress(FileNotFoundError):  # another process has just renamed or removed it
+            if time.time() - left.stat().st_mtime > _A_DAY:
+                _remove(left)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial

@@ -41,8 +41,11 @@ class LabelNames:
         """
         if name in self._exact:
             return self._exact[name]
-        folded = "" if _NUMBER.fullmatch(name) else _fold(name)
-        return self._folded.get(folded) if folded else self._exact.get(f"LABEL_{name}")
+        if _NUMBER.fullmatch(name):
+            number = name.strip()
+            return self._exact.get(number, self._exact.get(f"LABEL_{number}"))
+        folded = _fold(name)
+        return self._folded.get(folded) if folded else None
 
 
 def model_labels(config_names: Sequence[str], task_names: Sequence[str]) -> list[str]:

@@ -194,7 +194,7 @@ def _csv_lines(header: list[str], values: list[list[Any]], predicted: list[Predi
         writer.writerow(header)
     for row, (label, shares) in zip(values, predicted, strict=True):
         cells = [
-            json.dumps(one, ensure_ascii=False, default=str)
+            json.dumps(_as_json(one), ensure_ascii=False, default=str)
             if isinstance(one, list | dict)
             else as_text(one)
             for one in row
@@ -205,4 +205,8 @@ def _csv_lines(header: list[str], values: list[list[Any]], predicted: list[Predi
 
 def _as_json(value: Any) -> Any:
     """A value that JSON can hold: it has no NaN and no infinity, which Parquet has."""
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _as_json(one) for name, one in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

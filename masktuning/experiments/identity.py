@@ -18,6 +18,7 @@ import yaml
 import masktuning
 from masktuning.config.version import __version__
 from masktuning.data.load import LabelledTexts
+from masktuning.modeling.checkpoint import PARTS
 from masktuning.training.job import TrainingJob
 from masktuning.training.run_folder import config_text
 
@@ -32,8 +33,6 @@ _LEFT_OUT = {
     *("dataloader_persistent_workers", "dataloader_prefetch_factor", "logging_dir", "run_name"),
     *("save_total_limit", "save_steps", "logging_steps", "disable_tqdm", "keep_optimizer_states"),
 }
-# Folders of a run that a training which starts from it does not read.
-_OF_TRAINING = ("checkpoint-", "stages/")
 _DIGITS = 12
 
 
@@ -92,12 +91,11 @@ def _content(value: Any) -> Any:
     files = [path]
     if path.is_dir():
         patterns = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
-        files = sorted(file for pattern in patterns for file in path.rglob(pattern))
+        folders = [path, *(path / part for part in PARTS)]
+        files = sorted(one for f in folders for pattern in patterns for one in f.glob(pattern))
     total = hashlib.sha256()
     for file in files:
         name = file.relative_to(path).as_posix()
-        if name.startswith(_OF_TRAINING):
-            continue
         with file.open("rb") as opened:
             total.update(name.encode() if path.is_dir() else b"")
             total.update(hashlib.file_digest(opened, "sha256").digest())

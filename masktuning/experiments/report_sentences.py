@@ -35,7 +35,7 @@ def findings(comparison: Comparison, table: Table) -> list[str]:
     assert found.mean_ood is not None
     first = f"Best out of distribution: {best}, with a mean accuracy of "
     first += show_score(found.mean_ood.accuracy)
-    equal = [name for name in leads if name != best and leads[best] - leads[name] < _EQUAL]
+    equal = [name for name in leads if name != best and _equal(table, leads, name, best)]
     too = [f"{', '.join(equal)} reached the same."] if equal else []
     if best == comparison.baseline:
         return [f"{first}, which is the baseline.", *too]
@@ -234,3 +234,10 @@ def _seeds(seeds: Iterable[int]) -> str:
 
 def _listed(values: Iterable[int]) -> str:
     return ", ".join(map(str, values))
+
+
+def _equal(table: Table, leads: Mapping[str, float], one: str, best: str) -> bool:
+    """Whether two variants have the same lead and, on seeds that may differ, the same accuracy."""
+    means = [table.statistics[name].mean_ood for name in (one, best)]
+    first, second = (found.accuracy.mean if found else 0.0 for found in means)
+    return leads[best] - leads[one] < _EQUAL and abs(first - second) < _EQUAL

@@ -35,8 +35,8 @@ _REFUSED = {
     "do_predict": "`predict` labels new texts with a classifier of the comparison",
     "test_file": "`predict` labels new texts with a classifier of the comparison",
 }
-# What the config.yaml of a run holds as well, and the words of each cell override.
-_OF_A_RUN = {"method", "seed", "output_dir"}
+# What the config.yaml of a run may hold too. Cells have their own; `_check_variant` sees the rest.
+_OF_A_RUN = {"method", "seed", "output_dir", "do_train", "do_eval"}
 # Options that say when a run saves and evaluates; without them it does so at its end only.
 _SAVING = {
     *("save_strategy", "save_steps", "eval_strategy", "eval_steps"),

@@ -229,7 +229,7 @@ class MaskTuning(Method):
     def _gated(self, perturbed: Perturbed, batch: Batch, step: Step) -> Perturbed:
         """The perturbed text where the classifier still predicts its label, else the original."""
         kept_B = keeps_label(self.model, perturbed, batch, every_text=step.joint)
-        step.log(gate_kept_share=step.mean(kept_B.float()))
+        step.log(gate_kept_share=step.mean((kept_B & (batch.labels != -100)).float()))
         return choose(kept_B, perturbed, batch)
 
     def _log(self, step: Step, output: MaskedLMOutput, targets_M: Tensor) -> None:

@@ -57,8 +57,8 @@ class TermOptions:
         default="none",
         metadata={
             "help": "label trains on a perturbed text only where the classifier still gives it its "
-            "label, and on the original text elsewhere. Costs one more forward pass of the texts "
-            "that were changed, on a GPU of all.",
+            "label, and on the original text elsewhere. Costs one more forward pass: of the "
+            "changed texts on a CPU, of all texts on a GPU or under FSDP.",
             "choices": ["none", "label"],
         },
     )

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -85,6 +86,7 @@ class EvaluatingTrainer(TimedTrainer):
         order, of_dev = self._order, self._of_dev
         self._order, self._of_dev = None, False  # a callback may call `predict` after this
         output = super().evaluation_loop(*args, **kwargs)
+        _leave_out_unlabelled(output, f"{kwargs.get('metric_key_prefix', 'eval')}_loss")
         if of_dev and isinstance(output.predictions, np.ndarray):
             logits = output.predictions if order is None else undo_order(output.predictions, order)
             if order is not None:
@@ -103,7 +105,7 @@ class EvaluatingTrainer(TimedTrainer):
     ) -> Any:
         """The mean classification loss on the original texts; used in evaluation only.
 
-        It is the mean over the labels that are not -100, or 0 if there are none.
+        It is the mean over the labels of the batch that are not -100, or 0 if there are none.
         """
         outputs, labels_B = model(**inputs), inputs["labels"]
         total = F.cross_entropy(outputs.logits.float(), labels_B, reduction="sum")
@@ -168,3 +170,18 @@ class EvaluatingTrainer(TimedTrainer):
         if eval_dataset is None or not has_length(eval_dataset):
             return None
         return SequentialSampler(eval_dataset) if self._order is None else self._order.tolist()
+
+
+def _leave_out_unlabelled(output: EvalLoopOutput, name: str) -> None:
+    """Makes the metric `name` the mean loss over the examples whose label is not -100.
+
+    Trainer takes the mean over batches, in which an example without a label would count. Where no
+    label is -100, or no logits were kept, the metric stays as it is.
+    """
+    logits, labels = output.predictions, output.label_ids
+    if not (isinstance(logits, np.ndarray) and isinstance(labels, np.ndarray) and output.metrics):
+        return
+    labelled = labels != -100
+    if name in output.metrics and labelled.any() and not labelled.all():
+        logits_nC, labels_n = (torch.from_numpy(one[labelled]) for one in (logits, labels))
+        output.metrics[name] = float(F.cross_entropy(logits_nC.float(), labels_n))

@@ -127,9 +127,10 @@ def test_names_that_differ_in_punctuation_only_stay_apart(tmp_path):
     assert LabelNames(["C", "C++"]).find("c") is None
     assert LabelNames(["LABEL_0", "LABEL_1"]).find("1") == 1
     numbers = LabelNames(["0", "1", "10"])
-    assert [numbers.find(name) for name in ("1", "10", "1.", "-1", "- 1", "1.0", "?")] == [
+    assert [numbers.find(name) for name in ("1", " 10", "1.", "-1", "- 1", "1.0", "?")] == [
         *(1, 2, 1, None, None, None, None)
     ]
+    assert LabelNames(["LABEL_0", "LABEL_1"]).find(" 1") == 1
     assert LabelNames(["?", "word"]).find("!") is None
     assert LabelNames(["Not-Good", "good"]).find("NOT GOOD") == 0
     assert model_labels(["POSITIVE", "Negative"], ["negative", "positive"]) == [

@@ -105,6 +105,18 @@ def test_columns_that_are_only_carried_stay_as_they_are(files, tmp_path):
     assert (second["id"], second["text"], second["more"]) == ("2.5", "w3", "")
 
 
+def test_numbers_that_json_has_not_are_null(files, tmp_path):
+    from datasets import Dataset
+
+    folder, _ = files
+    rows = {"text": ["w1"], "score": [float("nan")], "more": [[1.0, float("inf")]]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "in.parquet")
+    out = tmp_path / "out.jsonl"
+    run(folder, "--input_file", str(tmp_path / "in.parquet"), "--output_file", str(out))
+    row = json.loads(out.read_text(), parse_constant=pytest.fail)
+    assert row["score"] is None and row["more"] == [1.0, None]
+
+
 KILLED = """
 import os, signal, sys
 from masktuning import predict

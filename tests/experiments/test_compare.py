@@ -84,7 +84,7 @@ def test_bad_flags_are_one_line(words, tmp_path):
 
 def test_a_file_of_options_gives_no_order_of_the_data_either(tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text("seed: 3\nmethod: poe\noutput_dir: x\ndata_seed: 7\n")
+    config.write_text("seed: 3\nmethod: poe\noutput_dir: x\ndo_train: true\ndata_seed: 7\n")
     said = refused(*SMALL, *TWO, "--config", str(config), "--output_dir", str(tmp_path / "out"))
     assert said.startswith("--data_seed is not for a comparison")
 
@@ -117,8 +117,8 @@ def test_the_masked_lm_head_is_part_of_a_model(tmp_path):
         return identity_of({"finetuning": job}, [])["variants"]["finetuning"]["model_name_or_path"]
 
     before = model()
-    (copied / "checkpoint-3").mkdir()
-    (copied / "checkpoint-3" / "config.json").write_text("{}")  # of the training that made it
+    (copied / "comparison").mkdir()
+    (copied / "comparison" / "config.json").write_text("{}")  # no part of the model
     assert model() == before
     (head / "model.safetensors").write_bytes(b"two")
     assert model() != before

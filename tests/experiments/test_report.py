@@ -256,6 +256,9 @@ def test_methods_with_other_seeds_are_ordered_by_their_differences(tmp_path):
     assert lines[2].startswith("Best out of distribution: poe, with a mean accuracy of 50.00, +10.")
     rows = [line.split()[0] for line in lines if re.match("[a-z_]+ .*x$", line)]
     assert rows == ["finetuning", "poe", "mask_tuning"]
+    outcomes["mask_tuning"] = runs(5, 9)  # now as far ahead as poe, but with a higher mean
+    even = comparison(plan=plan, choices=choices, search={}, outcomes=outcomes)
+    assert "reached the same" not in write_report(even, tmp_path)
     told = "Not all have the same seeds, so the rows are ordered by these differences"
     assert any(line.startswith(told) for line in lines)
     alike = two_variants({"finetuning": runs(4, 8), "poe": runs(5, 5)})

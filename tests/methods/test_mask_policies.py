@@ -125,7 +125,7 @@ def test_the_gate_keeps_what_the_classifier_still_labels(monkeypatch, joint):
     (asked, in_training), (classified, then_in_training) = seen
     assert torch.equal(asked, perturbed if joint else perturbed[changed]) and not in_training
     assert torch.equal(classified, torch.where(kept[:, None], perturbed, batch["input_ids"]))
-    share = float((kept | ~changed).double().mean())
+    share = float((kept | ~changed).double().mean())  # all texts have labels
     assert float(step.logged["gate_kept_share"]) == pytest.approx(share)
     assert then_in_training and model.training
 

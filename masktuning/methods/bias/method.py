@@ -24,7 +24,7 @@ from masktuning.methods.bias.models import MODELS, check_model, fitted_bias
 
 _SUM_TOLERANCE = 0.01  # of probabilities that a file gives with few digits
 COLUMN = "bias_log_probabilities"
-_VERSION = 1  # to be raised when a bias model gives other numbers for the same training set
+_VERSION = 2  # to be raised when a bias model gives other numbers for the same training set
 _FILE = "file"
 
 

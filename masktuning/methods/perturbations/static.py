@@ -31,7 +31,7 @@ from masktuning.ops import MaskedLMOutput
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # to be raised when the same inputs give other texts
+_VERSION = 2  # to be raised when the same inputs give other texts
 
 COLUMN = "perturbed_input_ids"
 TYPES = "perturbed_token_type_ids"

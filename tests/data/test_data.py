@@ -300,7 +300,8 @@ def test_a_list_on_the_hub_is_no_text(monkeypatch):
     rows = Dataset.from_dict({"text": [None, ["w1", "w2"]], "label": ["a", "b"]})
     monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: rows)
     with pytest.raises(UsageError, match="line 2: 'text' is not a text or a number"):
-        own_task(DataArguments(dataset_name="some/where"))
+        task = own_task(DataArguments(dataset_name="some/where"))
+        load_texts(task.sets, task.labels, None)
 
 
 def test_an_unreachable_hub_says_what_to_do():

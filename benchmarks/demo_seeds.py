@@ -1,6 +1,8 @@
 """The methods of a demo task over five seeds: mean, standard deviation, paired differences.
 
 OMP_NUM_THREADS=1 python benchmarks/demo_seeds.py demo benchmarks/results/demo_five_seeds.json
+OMP_NUM_THREADS=2 python benchmarks/demo_seeds.py demo \\
+    benchmarks/results/demo_five_seeds_2threads.json
 OMP_NUM_THREADS=2 python benchmarks/demo_seeds.py demo-pairs \\
     benchmarks/results/demo-pairs_five_seeds.json
 

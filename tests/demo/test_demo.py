@@ -194,14 +194,16 @@ def test_the_tables_on_the_pages_are_the_recorded_results():
     results = ROOT / "benchmarks" / "results"
     readme, page = (ROOT / "README.md").read_text(), (ROOT / "docs" / "demo.md").read_text()
     for task in LABELS:
-        runs = json.loads((results / f"{task}_five_seeds.json").read_text())["runs"]
-        for method in runs[0]:
-            cells = []
-            for name in list(SETS)[1:]:
-                values = [run[method][name] for run in runs]
-                cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
-            row = f"| `{method}` | {' | '.join(cells)} |"
-            assert row in page and (row in readme or task != "demo"), row
+        for path in results.glob(f"{task}_five_seeds*.json"):
+            runs = json.loads(path.read_text())["runs"]
+            for method in runs[0]:
+                cells = []
+                for name in list(SETS)[1:]:
+                    values = [run[method][name] for run in runs]
+                    cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+                row = f"| `{method}` | {' | '.join(cells)} |"
+                assert row in page, row
+                assert row in readme or path.name != "demo_five_seeds.json", row
     search = json.loads((results / "demo_search.json").read_text())
     for method, found in search["dev"].items():
         assert [*found] == ["0.0003", "0.0005", "0.001"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 
 from masktuning.config import files
+from masktuning.data.load import LabelledTexts
 from masktuning.experiments.board import Board
 from masktuning.experiments.choice import choices, search_scores
 from masktuning.experiments.comparison_result import Comparison
@@ -36,7 +38,8 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
     jobs = check(request)
     first = next(iter(jobs.values()))
     plan, spaces = plan_of(request), spaces_of(request)
-    identity = identity_of(jobs, read_texts(first))
+    texts = read_texts(first)
+    identity, constant = identity_of(jobs, texts), accuracy_of_one_label(texts)
     name = request.study_of(first.task.name)
     folder = request.folder_of(first.task.name)
     files.make(folder)
@@ -65,7 +68,17 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
     baseline = request.baseline or request.variants[0].name
     progress = study.progress()
     plan = with_proposals(plan, spaces, progress.dev(), progress.failures)
-    return gathered(plan, progress, first.task.name, baseline, identity, request.flags)
+    task = first.task.name
+    return gathered(plan, progress, task, baseline, identity, constant, request.flags)
+
+
+def accuracy_of_one_label(texts: list[LabelledTexts]) -> dict[str, float]:
+    """By the name of each set to measure on, the share of its most frequent label."""
+    return {
+        one.name: max(Counter(one.labels).values()) / len(one)
+        for one in texts
+        if one.role != "train" and len(one)
+    }
 
 
 def _seed(cell: Cell) -> list[str]:
@@ -78,6 +91,7 @@ def gathered(
     task: str,
     baseline: str,
     identity: dict[str, object],
+    constant: dict[str, float],
     flags: list[str],
 ) -> Comparison:
     """What is known of a plan's cells, in the form that the report takes."""
@@ -99,5 +113,6 @@ def gathered(
             cell.key: progress.failures[cell.key] for cell in cells if cell.key in progress.failures
         },
         identity=identity,
+        constant=constant,
         flags=flags,
     )

@@ -29,5 +29,8 @@ class Comparison:
     """The error of each cell that failed, as one line, by the key of the cell."""
     identity: dict[str, Any]
     """What the figures depend on; see `identity_of`."""
+    constant: dict[str, float] = field(default_factory=dict)
+    """By the name of each set, the accuracy from 0 to 1 of a classifier that gives every text the
+    most frequent label of the set."""
     flags: list[str] = field(default_factory=list)
     """The words of `masktuning.train` that all runs have."""

@@ -14,6 +14,7 @@ from masktuning.experiments.report_sentences import (
     findings,
     gaps,
     legend,
+    no_better_than_one_label,
     warnings,
 )
 from masktuning.experiments.report_tables import (
@@ -54,7 +55,8 @@ def write_report(comparison: Comparison, folder: str | Path) -> str:
     endings = "md, .tex, .csv, .json" + (", .svg" if undrawn is None else "")
     last = [f"Written to {folder}: {NAME}.{endings}", *([undrawn] if undrawn else [])]
     told = warnings(comparison)
-    parts = [[_title(comparison)], findings(comparison, table)]
+    found = [*findings(comparison, table), *no_better_than_one_label(comparison, table)]
+    parts = [[_title(comparison)], found]
     parts += [["Messages of the runs:", *told] if told else [], [as_text(table)]]
     parts += [legend(comparison, table), choices(comparison, table), gaps(comparison), last]
     return "\n\n".join("\n".join(part) for part in parts if part)
@@ -84,7 +86,7 @@ def _title(comparison: Comparison) -> str:
 
 def _markdown(comparison: Comparison, table: Table, drawn: bool) -> str:
     parts = [f"# Comparison on {comparison.task}", _title(comparison)]
-    parts += findings(comparison, table)
+    parts += findings(comparison, table) + no_better_than_one_label(comparison, table)
     if told := warnings(comparison):
         parts += ["Messages of the runs:", "\n".join(f"- {one}" for one in told)]
     parts += [as_markdown(wide(table, table.columns())), " ".join(legend(comparison, table))]

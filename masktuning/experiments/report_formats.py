@@ -91,6 +91,7 @@ def as_json(comparison: Comparison, table: Table) -> dict[str, Any]:
         },
         "search": {name: _searched(points) for name, points in comparison.search.items()},
         "choices": {name: dict(point) for name, point in comparison.choices.items()},
+        "accuracy_of_one_label": comparison.constant,
         "results": {name: _result(comparison, table, name) for name in table.statistics},
         "failures": comparison.failures,
         "identity": comparison.identity,

@@ -57,6 +57,26 @@ def findings(comparison: Comparison, table: Table) -> list[str]:
     return [*lines, *too]
 
 
+def no_better_than_one_label(comparison: Comparison, table: Table) -> list[str]:
+    """The variants whose mean accuracy on a set one label for all of its texts would reach."""
+    lines = []
+    for name in table.roles:
+        reached = comparison.constant.get(name)
+        if reached is None:
+            continue
+        means = {v: one.sets[name].accuracy.mean for v, one in table.statistics.items()}
+        low = [v for v in table.order if v in means and means[v] <= reached + _EQUAL]
+        whose = f"the mean accuracy of {', '.join(low)} is not"
+        if len(low) == len(means):
+            whose = "no mean accuracy is"
+        if low:
+            lines.append(
+                f"On {name}, {whose} above {100 * reached:.2f}, which a classifier reaches that "
+                "gives every text the most frequent label of this set."
+            )
+    return lines
+
+
 def warnings(comparison: Comparison) -> list[str]:
     """What the final runs warned of, each message once with the runs that it is from."""
     runs: dict[str, dict[str, list[int]]] = {}

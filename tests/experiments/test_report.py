@@ -11,6 +11,8 @@ import pytest
 from made_up import comparison, outcome, share
 
 from masktuning.config.errors import UsageError
+from masktuning.data.load import LabelledTexts
+from masktuning.experiments.comparison import accuracy_of_one_label
 from masktuning.experiments.plan import Plan, Variant
 from masktuning.experiments.report import write_report
 from masktuning.experiments.report_formats import escaped
@@ -71,6 +73,26 @@ def test_the_text_for_the_terminal(tmp_path):
     assert write_report(comparison(), tmp_path) == TEXT.format(folder=tmp_path)
     names = [f"comparison.{ending}" for ending in ("csv", "json", "md", "svg", "tex")]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_it_says_which_variants_one_label_for_all_texts_would_reach(tmp_path):
+    sentence = "which a classifier reaches that gives every text the most frequent label of this"
+    text = write_report(comparison(constant={"dev": 0.5, "hans": 0.6, "paws": 0.9}), tmp_path)
+    low = "finetuning, poe:bias_model=overlap_100%"
+    assert f"On hans, the mean accuracy of {low} is not above 60.00, {sentence} set.\n" in text
+    assert f"On paws, no mean accuracy is above 90.00, {sentence} set.\n" in text
+    assert "On dev, no" not in text and "On dev, the mean" not in text
+    assert sentence in (tmp_path / "comparison.md").read_text()
+    told = json.loads((tmp_path / "comparison.json").read_text())["accuracy_of_one_label"]
+    assert told == {"dev": 0.5, "hans": 0.6, "paws": 0.9}
+
+
+def test_the_share_of_the_most_frequent_label_is_that_of_each_measured_set():
+    def texts(name, role, labels):
+        return LabelledTexts(name, role, [["a"] * len(labels)], labels)
+
+    sets = [texts("train", "train", [1]), texts("dev", "dev", [0, 2, 2]), texts("paws", "ood", [1])]
+    assert accuracy_of_one_label(sets) == {"dev": pytest.approx(2 / 3), "paws": 1.0}
 
 
 def two_variants(outcomes, seeds=(1, 2), **changed):

@@ -21,16 +21,21 @@ class RunClock(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self.for_collator = torch.zeros(2, dtype=torch.int64).share_memory_()
-        """[2] on the CPU, the seed and the epoch. The processes of a data loader see it change,
-        because the memory is shared, and an epoch's first batch is asked for after that."""
-        self.on_epoch_begin()
+        self._begun: int | None = None
+        """The epoch that training is in, once its first epoch has begun."""
+        self.for_collator = torch.tensor([trainer.args.seed, self.epoch]).share_memory_()
+        """[2] int64 on the CPU, the seed and the epoch. The processes of a data loader see it
+        change, because the memory is shared, and an epoch's first batch is asked for after that."""
         self._of_step: tuple[tuple[int, int], Tensor] | None = None
 
     @property
     def epoch(self) -> int:
-        """How many whole epochs are over."""
-        return int(self.trainer.state.epoch or 0)
+        """How many passes over the training set are over.
+
+        During training, passes are counted where they begin: a stream has no known length, so
+        Trainer's own count does not reach 1 when its first pass ends.
+        """
+        return int(self.trainer.state.epoch or 0) if self._begun is None else self._begun
 
     @property
     def rng(self) -> Tensor:
@@ -46,5 +51,12 @@ class RunClock(TrainerCallback):
         state = self.trainer.state
         return state.global_step / max(state.max_steps, 1)
 
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._begun = None
+
     def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._begun = self.epoch if self._begun is None else self._begun + 1
         self.for_collator.copy_(torch.tensor([self.trainer.args.seed, self.epoch]))
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self._begun = None

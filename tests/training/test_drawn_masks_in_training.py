@@ -53,6 +53,14 @@ def test_the_epoch_is_that_of_the_step(tmp_path, workers):
     assert trained(tmp_path, **workers)["masks"] == expected_masks()
 
 
+@pytest.mark.parametrize("policy", ["bernoulli", "random"])
+def test_each_pass_over_a_stream_is_an_epoch(tmp_path, policy):
+    """Trainer itself counts no epoch of a stream before the second pass has begun."""
+    whole = trained(tmp_path, mask_policy=policy)["masks"]
+    passes = trained(tmp_path, mask_policy=policy, stream=True, max_steps=12)["masks"]
+    assert passes == whole and {key.partition("/")[2] for key in passes} == {"0", "1", "2"}
+
+
 @pytest.mark.parametrize("policy", ["bernoulli", "whole_word"])
 def test_accumulated_batches_are_one_batch(tmp_path, policy):
     """The means are over the tokens that the whole step masks."""

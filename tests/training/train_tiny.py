@@ -66,6 +66,7 @@ def train(
     pair: bool = True,
     dev: int = 0,
     sharded: bool = False,
+    stream: bool = False,
     perturbations: str | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def train(
 
     If it evaluated `dev` examples, also the logits that it kept of them and those of `predict`.
     Accelerate shards no model on CPUs, though PyTorch can; `sharded` makes it believe in GPUs.
-    `perturbations` is a folder for PerturbationLog.
+    With `stream`, the training set is one. `perturbations` is a folder for PerturbationLog.
     """
     seen: dict[str, set[int]] = {}
     record_masks(seen)
@@ -93,12 +94,13 @@ def train(
         **arguments,
     }
     args = MaskTuningArguments(**settings)
+    rows = Dataset.from_list(examples(count, 3, pair, classes=2))
     if sharded:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     trainer = MaskTuningTrainer(
         model=model,
         args=args,
-        train_dataset=Dataset.from_list(examples(count, 3, pair, classes=2)),
+        train_dataset=rows.to_iterable_dataset() if stream else rows,
         eval_dataset=Dataset.from_list(examples(dev, 4, pair, classes=2)) if dev else None,
         processing_class=tiny_tokenizer(),
         callbacks=[KillAt(kill_at)] if kill_at else None,

@@ -84,6 +84,9 @@ def parse(parser: Any, argv: Sequence[str], defaults: dict[str, Any]) -> tuple[A
     known = known_names(parser)
     refuse(defaults, known)
     check_names(defaults, known, "option")
+    if opposite := sorted(defaults.keys() - {action.dest for action in parser._actions}):
+        name = opposite[0].removeprefix("no_")
+        raise UsageError(f"{opposite[0]} is a flag only; as an option, give {name}: false")
     defaults = {name: value for name, value in defaults.items() if value is not None}
     for action in parser._actions:  # argparse checks choices and types of flags, not of defaults
         if action.dest in defaults:

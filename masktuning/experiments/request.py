@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from masktuning.config.errors import UsageError, check_names
+from masktuning.config.option_file import read_options
 from masktuning.config.options import DataArguments, ModelArguments
-from masktuning.config.parser import read_yaml
 from masktuning.experiments.plan import (
     FIRST_SEARCH_SEED,
     Plan,
@@ -100,7 +100,7 @@ class ComparisonRequest:
         names = {word.partition("=")[0][2:] for word in self.flags if word.startswith("--")}
         for one, value in pairwise([*self.flags, ""]):
             if one == "--config" or one.startswith("--config="):
-                names |= read_yaml(one.partition("=")[2] or value).keys()
+                names |= read_options(one.partition("=")[2] or value).keys()
         return names
 
 

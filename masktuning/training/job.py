@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masktuning.config.errors import UsageError, check_names
+from masktuning.config.option_file import read_options
 from masktuning.config.options import DataArguments, ModelArguments, RunArguments
 from masktuning.config.parser import (
     FlagParser,
     build_parser,
     known_names,
     parse,
-    read_yaml,
     strategies_in_words,
     underscored,
 )
@@ -100,7 +100,7 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
     """
     argv = underscored(arguments)
     early = _read_early(argv)
-    file = strategies_in_words(read_yaml(early.config)) if early.config else {}
+    file = read_options(early.config) if early.config else {}
     name = _task_name(early, file)
     task = None if name is None else load_task(name)
     preset = early.preset or file.get("preset")
@@ -150,7 +150,7 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
 def task_settings(arguments: list[str], method: str) -> dict[str, Any]:
     """The settings that the task of a command line has for a method; empty without a task."""
     early = _read_early(underscored(arguments))
-    file = read_yaml(early.config) if early.config else {}
+    file = read_options(early.config) if early.config else {}
     name = _task_name(early, file)
     task = None if name is None else load_task(name)
     return _settings(task, early.preset or file.get("preset"), method)
@@ -197,7 +197,7 @@ def _check_method(training: MethodArguments, task: Task) -> None:
 def read_method(arguments: list[str]) -> str | None:
     """The method that the flags name, or the YAML file that they name."""
     early = _read_early(underscored(arguments))
-    return early.method or (read_yaml(early.config).get("method") if early.config else None)
+    return early.method or (read_options(early.config).get("method") if early.config else None)
 
 
 def _read_early(argv: Sequence[str]) -> Namespace:

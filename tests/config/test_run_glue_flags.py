@@ -1,5 +1,6 @@
 """Flags of run_glue.py and of earlier Trainers: accepted, translated, or answered in one line."""
 
+import json
 import re
 import sys
 
@@ -93,6 +94,26 @@ def test_a_file_of_options_gets_the_same_answers(tmp_path):
         job("--config", str(path))
     with pytest.raises(UsageError, match=r"give a file of options as --config args\.json"):
         job("args.json")
+
+
+def test_a_json_file_of_run_glue_is_a_file_of_options(tmp_path):
+    """Also with its names of options that have others here."""
+    file = tmp_path / "glue.json"
+    content = {"task_name": "SST2", "model_name_or_path": "x", "overwrite_output_dir": True}
+    file.write_text(json.dumps(content))
+    read = job("--config", str(file))
+    assert (read.task.name, read.run.overwrite, read.model.model_name_or_path) == (
+        "sst2",
+        True,
+        "x",
+    )
+    for wrong, message in [
+        ({"task": "sst2", "task_name": "qqp"}, "task_name and task are the same option"),
+        ({"no_dataloader_pin_memory": True}, "as an option, give dataloader_pin_memory: false"),
+    ]:
+        file.write_text(json.dumps({**wrong, "model_name_or_path": "x"}))
+        with pytest.raises(UsageError, match=message):
+            job("--config", str(file))
 
 
 def test_the_case_of_a_task_s_name_does_not_matter():

@@ -138,6 +138,9 @@ def _check(arguments: EvaluationArguments, data: DataArguments) -> None:
     prompted = arguments.predictor == "fewshot"
     if not prompted and (data.train_file or data.validation_file or data.dataset_name):
         raise UsageError("evaluate takes --task or --eval_files; it takes no training data")
+    for name in ("preset", "dataset_config_name", "max_train_samples"):
+        if not prompted and getattr(data, name) is not None:
+            raise UsageError(f"--{name} is for training; evaluate has no use for it")
     if data.test_file and not (arguments.output_dir or prompted):
         raise UsageError("--test_file needs --output_dir: the folder for its predictions")
     if (arguments.sets or arguments.protocol) and not data.task:

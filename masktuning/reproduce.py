@@ -23,6 +23,7 @@ runs. A command that was stopped goes on when it is given again.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -169,7 +170,10 @@ def main(argv: list[str]) -> None:
     if arguments.table == "2":
         print(rebuild_examples(table, wanted))
     else:
-        print(rebuild(table, wanted, arguments.protocol))
+        text, any_run = rebuild(table, wanted, arguments.protocol)
+        print(text)
+        if not any_run:
+            sys.exit(1)
 
 
 def _table(arguments: ReproduceArguments) -> PaperTable:

@@ -121,8 +121,15 @@ def _parse_eval_files(entries: list[str], taken: set[str]) -> dict[str, str]:
 
 
 def named_columns(names: str | None) -> list[str]:
-    """The columns that --text_column_names gives, with commas between them."""
-    return [name.strip() for name in names.split(",")] if names else []
+    """The columns that --text_column_names gives, with commas between them.
+
+    Raises:
+        UsageError: for more than two.
+    """
+    found = [name.strip() for name in names.split(",")] if names else []
+    if len(found) > 2:
+        raise UsageError(f"--text_column_names {names}: a text has one column, and a pair two")
+    return found
 
 
 def guess_text_columns(origin: str, columns: Iterable[str]) -> list[str]:

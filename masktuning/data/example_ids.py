@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch.utils.data
 
+from masktuning.config.errors import UsageError
+
 
 class _WithColumn(torch.utils.data.Dataset):
     """A map-style dataset of mappings with one more column; a row's own value takes precedence."""
@@ -39,17 +41,26 @@ def column(dataset: Any, name: str) -> list[Any]:
     return [dataset[i][name] for i in range(len(dataset))]
 
 
+def refuse_stream(dataset: Any, reason: str) -> None:
+    """Raises UsageError, with what is done to the whole training set, if it is a stream."""
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise UsageError(f"{reason}, which a stream does not allow")
+
+
 def with_example_ids(dataset: Any) -> Any:
     """`dataset` with its row numbers as `example_id`, unless its rows have that already.
 
     Raises:
         ValueError: for a stream without that column: its rows have no number to draw masks by.
     """
-    columns = getattr(dataset, "column_names", None) or ()
-    if dataset is None or "example_id" in columns:
+    columns = getattr(dataset, "column_names", None)
+    if dataset is None or "example_id" in (columns or ()):
         return dataset
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         return with_column(dataset, "example_id", np.arange(len(dataset)))
+    # A stream that was mapped does not know its columns, and one of torch's has no list of them.
+    if columns is None and "example_id" in next(iter(dataset), ()):
+        return dataset
     raise ValueError(
         "train_dataset is a stream without an example_id column: add each row's number as one"
     )

@@ -29,7 +29,7 @@ def read_hub(
     datasets = import_datasets()
     try:
         rows = datasets.load_dataset(id, config, split=split, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0]
         kind = HubUnreachable if isinstance(error, ConnectionError) else UsageError
         raise kind(
@@ -40,7 +40,8 @@ def read_hub(
         name, values = (columns or {}).get(column, column), rows[column]
         named = isinstance(feature, datasets.ClassLabel)
         found[name] = [
-            feature.int2str(value) if named and value >= 0 else as_text(value) for value in values
+            feature.int2str(value) if named and value is not None and value >= 0 else as_text(value)
+            for value in values
         ]
         first = next((i for i, one in enumerate(values, 1) if isinstance(one, list | dict)), None)
         if first is not None:

@@ -231,5 +231,14 @@ def as_texts(row: dict[str, Any]) -> dict[str, str | None]:
 
 
 def as_text(value: Any) -> str:
-    """A value as text; a missing value is the empty text."""
-    return "" if value is None else str(value)
+    """A value as text; a missing value, which may be a NaN, is the empty text.
+
+    Raises:
+        UsageError: for bytes that are not UTF-8.
+    """
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"a value of bytes is no text: {error}") from None
+    return "" if value is None or value != value else str(value)

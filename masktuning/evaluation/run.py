@@ -125,10 +125,13 @@ def label_names(model: str, config: Any, given: list[str]) -> list[str]:
     """The names of a model's labels in the order of its ids: `given` ones, or its configuration's.
 
     Raises:
-        UsageError: for a model of regression, and for another number of names than labels.
+        UsageError: for a model of regression or of several labels at once, and for another number
+            of names than labels.
     """
     if config.num_labels == 1:
         raise UsageError(f"{model}: predicts a score (num_labels is 1), and has no labels")
+    if config.problem_type == "multi_label_classification":
+        raise UsageError(f"{model}: gives a text several labels at once, and not one of them")
     if not given:
         return [config.id2label[i] for i in range(config.num_labels)]
     if len(given) != config.num_labels:

@@ -190,6 +190,8 @@ def _csv_lines(header: list[str], values: list[list[Any]], predicted: list[Predi
     """The lines of a piece as CSV, in which lists and mappings of the input are JSON."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    # A carriage return within a cell ends a line for readers, but does not make csv quote the cell.
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     if header:
         writer.writerow(header)
     for row, (label, shares) in zip(values, predicted, strict=True):
@@ -199,7 +201,8 @@ def _csv_lines(header: list[str], values: list[list[Any]], predicted: list[Predi
             else as_text(one)
             for one in row
         ]
-        writer.writerow([*cells, label, *shares.values()])
+        broken = any("\r" in cell for cell in cells)
+        (quoting if broken else writer).writerow([*cells, label, *shares.values()])
     return text.getvalue()
 
 

@@ -18,6 +18,7 @@ from masktuning.experiments.request import ComparisonRequest, check, plan_of, sp
 from masktuning.experiments.run_cell import CellRunner
 from masktuning.experiments.study import Progress, SharedStudy
 from masktuning.experiments.worker import Workers, threads_of_a_job
+from masktuning.tasks import SetSpec
 from masktuning.training.build import read_texts
 
 _RUNS = "runs"
@@ -39,7 +40,7 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
     first = next(iter(jobs.values()))
     plan, spaces = plan_of(request), spaces_of(request)
     texts = read_texts(first)
-    identity, constant = identity_of(jobs, texts), accuracy_of_one_label(texts)
+    identity, constant = identity_of(jobs, texts), accuracy_of_one_label(texts, first.task.sets)
     name = request.study_of(first.task.name)
     folder = request.folder_of(first.task.name)
     files.make(folder)
@@ -72,13 +73,13 @@ def compare(request: ComparisonRequest, bar: bool = True) -> Comparison:
     return gathered(plan, progress, task, baseline, identity, constant, request.flags)
 
 
-def accuracy_of_one_label(texts: list[LabelledTexts]) -> dict[str, float]:
+def accuracy_of_one_label(texts: list[LabelledTexts], sets: list[SetSpec]) -> dict[str, float]:
     """By the name of each set to measure on, the share of its most frequent label."""
-    return {
-        one.name: max(Counter(one.labels).values()) / len(one)
-        for one in texts
-        if one.role != "train" and len(one)
-    }
+    labels = {one.name: one.labels for one in texts if one.role != "train" and len(one)}
+    for spec in sets:
+        if spec.union_of and all(name in labels for name in spec.union_of):
+            labels[spec.name] = [label for name in spec.union_of for label in labels[name]]
+    return {name: max(Counter(those).values()) / len(those) for name, those in labels.items()}
 
 
 def _seed(cell: Cell) -> list[str]:

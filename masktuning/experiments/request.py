@@ -30,6 +30,7 @@ _REFUSED = {
     "resume_from_checkpoint": "leave it out: the same command goes on with a comparison",
     "overwrite": "give another --output_dir or another --study",
     "overwrite_output_dir": "give another --output_dir or another --study",
+    "push_to_hub": "upload the run that you choose, with the hub's own command",
     "do_train": "a comparison trains; `evaluate` measures classifiers that are there",
     "do_eval": "a comparison measures every run",
     "do_predict": "`predict` labels new texts with a classifier of the comparison",
@@ -90,7 +91,7 @@ class ComparisonRequest:
         words = [*self.flags, "--method", variant.method]
         for name, value in (*variant.options, *point):
             words += [f"--{name}", *value.split()]
-        given = self.given()
+        given = self.given() | {name for name, _ in (*variant.options, *point)}
         if not (given | task_settings(self.flags, variant.method).keys()) & _SAVING:
             words += _AT_THE_END
         return words if "report_to" in given else [*words, "--report_to", "none"]

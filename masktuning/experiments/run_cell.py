@@ -22,6 +22,7 @@ from masktuning.experiments.cell import read_outcome
 from masktuning.experiments.outcome import Outcome
 from masktuning.experiments.plan import SEARCH, Cell
 from masktuning.experiments.study import CellFailed, Stopped
+from masktuning.training.run_folder import has_optimizer, last_checkpoint
 
 _LOG = "run.log"
 _POLL_SECONDS = 0.2
@@ -85,7 +86,8 @@ class CellRunner:
     def _job(self, cell: Cell, folder: Path) -> dict[str, object]:
         """What the process of a cell reads; a run that was killed is resumed, if it can be."""
         words = [*self.words(cell), "--output_dir", str(folder), "--disable_tqdm", "true"]
-        stopped = any(folder.glob("checkpoint-*/trainer_state.json"))
+        last = last_checkpoint(folder)
+        stopped = last is not None and has_optimizer(str(last))
         return {
             "flags": [*words, "--resume_from_checkpoint" if stopped else "--overwrite"],
             "identity": self.identities[cell.variant],

@@ -200,7 +200,7 @@ class MaskTuning(Method):
 
     def advice(self, metrics: Mapping[str, float]) -> str:
         """Names a masked-LM term whose gradient dwarfed the classifier's."""
-        if self.options.alpha == 1:
+        if self.options.alpha == 1 and self.options.alpha_schedule == CONSTANT:
             return (
                 "With --alpha 1 only the masked LM is trained. The classifier has learned nothing, "
                 "so its accuracy means nothing."

@@ -45,7 +45,8 @@ class TermOptions:
         default=RANDOM,
         metadata={
             "help": "Which tokens are masked. random: any, as in the paper; spare leaves out "
-            "tokens that are associated with a label, aim masks those first; bernoulli masks each "
+            "tokens that are associated with a label, aim masks only those, both where a text has "
+            "enough of them, and else any; bernoulli masks each "
             "token with probability mask_rate; whole_word masks whole words; keywords masks only "
             "the 10 tokens most typical of each label, by tf-idf; keywords_attention finds these "
             "by the attention of a fine-tuned classifier, which is trained first; l3 masks "

@@ -50,7 +50,8 @@ class MaskedLM(MaskTuning):
     [B, L], and their targets [M] are the original tokens. The loss is Mask-tuning's with alpha 1,
     but the second pass, which would have no weight, is left out. It is the first phase of the
     paper's "sequential training" (section VI) and its comparison "MLM" for the plausibility of
-    perturbations (section V). Labels are not used. The classifier's head stays as it was
+    perturbations (section V). Labels are not used, but the rows must
+    have some; -100 is none. The classifier's head stays as it was
     initialised, so the accuracy of this run means nothing; what counts is the encoder and the
     masked LM, which another run may start from.
 

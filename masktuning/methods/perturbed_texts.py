@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from masktuning.config.files import make, replaced_when_complete
 from masktuning.data.batch import Batch
 from masktuning.data.collator import PaddingCollator
-from masktuning.data.example_ids import column
+from masktuning.data.example_ids import column, refuse_stream
 from masktuning.data.token_rows import TokenRows
 from masktuning.methods.base import Method
 from masktuning.methods.frozen_generator import FrozenGenerator
@@ -52,6 +52,7 @@ def perturbed_texts(
         train: the training set.
         cache: the folder of the stages' results.
     """
+    refuse_stream(train, "the perturbed texts are made before training")
     originals = TokenRows.of(column(train, "input_ids"))
     path = cache / FOLDER / f"{_key(method, options, train, originals)}.safetensors"
     first = PartialState().is_main_process

@@ -204,7 +204,10 @@ def load_classifier(
     if missing:
         listed = ", ".join(missing)
         raise UsageError(f"{name}: has no trained classifier (no {listed}): train one first")
-    return model, load_tokenizer(name, tokenizer_name, revision)
+    tokenizer = load_tokenizer(name, tokenizer_name, revision)
+    if tokenizer.pad_token_id is None:
+        raise UsageError(f"{name}: its tokenizer has no padding token to batch texts with")
+    return model, tokenizer
 
 
 def _from_pretrained(

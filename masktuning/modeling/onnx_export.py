@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ from typing import Any
 import torch
 
 from masktuning.config.errors import UsageError, one_line
-from masktuning.config.files import replaced_when_complete
 from masktuning.modeling.loading import load_classifier
 
 FILE = "model.onnx"
@@ -24,7 +25,9 @@ _COMPARED = [["good"], ["bad , bad", "what a lovely and warm comedy this was , t
 def export(folder: Path, file: Path | None = None) -> tuple[Path, float]:
     """Writes `file`, or model.onnx in `folder`; returns its path and the largest difference.
 
-    The difference is that of its logits and PyTorch's, relative to the largest logit.
+    The difference is that of its logits and PyTorch's, relative to the largest logit. The weights
+    of a classifier of more than 1.5 GB are in another file, with `.data` added to the name: one
+    ONNX file holds 2 GB at most.
 
     Raises:
         UsageError: if the file's folder is missing, onnxruntime or onnxscript is not installed, the
@@ -39,14 +42,18 @@ def export(folder: Path, file: Path | None = None) -> tuple[Path, float]:
         raise UsageError(f"{file.parent}: no such folder to write {file.name} to")
     model, tokenizer = load_classifier(str(folder))
     model = model.eval()
-    with replaced_when_complete(file) as partial:
-        _trace(model, tokenizer, partial)
-        session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+    # The first file names the second one, so both have their final names in a folder of their own.
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=file.parent) as place:
+        written = Path(place) / file.name
+        _trace(model, tokenizer, written)
+        session = onnxruntime.InferenceSession(str(written), providers=["CPUExecutionProvider"])
         largest = max(_difference(session, model, tokenizer, texts) for texts in _COMPARED)
         if not largest < _TOLERANCE:
             raise UsageError(
                 f"{folder}: the exported logits differ from PyTorch's by {largest:.1e}"
             )
+        for one in sorted(Path(place).iterdir(), reverse=True):  # the weights before their user
+            os.replace(one, file.parent / one.name)
     return file, largest
 
 

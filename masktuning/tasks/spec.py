@@ -90,23 +90,23 @@ class Task:
     settings: dict[str, Any] = field(default_factory=dict)
     """Defaults for the flags of `masktuning.train`."""
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Named settings, such as those of a paper, which override the others with `--preset NAME`."""
+    """Named settings, such as those of a paper, which override `settings` with `--preset NAME`."""
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Settings for single methods, by the method's name; they override `settings`."""
+    """Settings for single methods, by the method's name; they override `settings` and presets."""
 
     def settings_of(self, preset: str | None, method: str | None = None) -> dict[str, Any]:
-        """The default settings, overridden by those for a method and then by those of a preset.
+        """The default settings, overridden by those of a preset and then by those for a method.
 
         Raises:
             UsageError: if the task has no preset of that name.
         """
-        settings = {**self.settings, **self.methods.get(method or "", {})}
+        of_method = self.methods.get(method or "", {})
         if preset is None:
-            return settings
+            return {**self.settings, **of_method}
         if not self.presets:
             raise UsageError(f"--preset {preset}: the task {self.name} has no presets")
         check_names([preset], set(self.presets), "preset")
-        return {**settings, **self.presets[preset]}
+        return {**self.settings, **self.presets[preset], **of_method}
 
     @property
     def generated(self) -> bool:

@@ -81,6 +81,12 @@ class MethodArguments(MethodChoice, TrainingArguments):
         self.class_weights = read_class_weights(self.class_weights)
         _check_ranges(self)
         settle_precision(self)
+        if self.remove_unused_columns:  # Trainer would drop those of the method, and example_id
+            logger.warning(
+                "warning: remove_unused_columns is not needed and stays off: the collator drops "
+                "columns that no model reads, and masks are drawn by the column example_id"
+            )
+            self.remove_unused_columns = False
         gpu = torch.cuda.is_available() and not self.use_cpu
         if not gpu:
             self.dataloader_pin_memory = False  # there is nothing to copy to; torch would warn
@@ -128,9 +134,21 @@ def arguments_for(method: str) -> type[MethodArguments]:
     choice = next(f for f in fields(MethodChoice) if f.name == "method")
     own = ("method", str, field(default=method, metadata=dict(choice.metadata)))
     # Options may have a __post_init__ of its own, which must not hide that of the arguments.
-    namespace = {"__post_init__": MethodArguments.__post_init__}
+    # Pickle finds no class that was made here by its name; Trainer pickles the arguments that it
+    # uploads to the hub.
+    namespace = {
+        "__post_init__": MethodArguments.__post_init__,
+        "__reduce__": lambda self: (_unpickled, (self.method, self.__dict__)),
+    }
     bases = (options, MethodArguments)
     made: Any = make_dataclass("MethodArguments", [own], bases=bases, namespace=namespace)
+    return made
+
+
+def _unpickled(method: str, values: dict[str, Any]) -> MethodArguments:
+    """Arguments that `arguments_for(method)` gave, with the values that were pickled."""
+    made = object.__new__(arguments_for(method))
+    made.__dict__.update(values)
     return made
 
 

@@ -172,6 +172,14 @@ def planned_steps(args: MethodArguments, examples: int, batch_size: int | None =
     if args.max_steps > 0:
         return args.max_steps
     rounded = math.floor if args.dataloader_drop_last else math.ceil
-    batches = rounded(rounded(examples / (batch_size or args.train_batch_size)) / args.world_size)
+    # With `split_batches`, a batch is that of all processes together.
+    whole = getattr(args.accelerator_config, "split_batches", False)
+    processes = 1 if whole else args.world_size
+    batches = rounded(rounded(examples / (batch_size or args.train_batch_size)) / processes)
+    if not batches and args.dataloader_drop_last:
+        raise UsageError(
+            f"--dataloader_drop_last leaves no batch of {examples} examples: leave it out, or give "
+            "a smaller --per_device_train_batch_size"
+        )
     steps = max(1, math.ceil(batches / args.gradient_accumulation_steps))
     return math.ceil(steps * args.num_train_epochs)

@@ -86,6 +86,7 @@ def _estimate(job: TrainingJob, keep: bool) -> Estimate:
     args.max_steps = 4
     evaluates = args.eval_strategy == "epoch"
     args.set_save("no")
+    args.push_to_hub, args.report_to = False, []  # nothing is kept of these steps
     args.set_evaluate("no")
     args.logging_strategy = IntervalStrategy.NO  # few steps of a run are logged; they take longer
     trainer, sets = build_trainer(job)

@@ -86,7 +86,8 @@ class EvaluatingTrainer(TimedTrainer):
         order, of_dev = self._order, self._of_dev
         self._order, self._of_dev = None, False  # a callback may call `predict` after this
         output = super().evaluation_loop(*args, **kwargs)
-        _leave_out_unlabelled(output, f"{kwargs.get('metric_key_prefix', 'eval')}_loss")
+        if self.preprocess_logits_for_metrics is None:  # else the predictions may be anything
+            _leave_out_unlabelled(output, f"{kwargs.get('metric_key_prefix', 'eval')}_loss")
         if of_dev and isinstance(output.predictions, np.ndarray):
             logits = output.predictions if order is None else undo_order(output.predictions, order)
             if order is not None:

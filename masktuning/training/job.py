@@ -26,7 +26,13 @@ from masktuning.data.custom_task import own_task, with_eval_files
 from masktuning.methods import method_class, names, options_by_method
 from masktuning.methods.choice import MethodChoice
 from masktuning.tasks import Task, load_task
-from masktuning.training.parts import CHOICES, Given, matching_defaults, take_up
+from masktuning.training.parts import (
+    CHOICES,
+    Given,
+    matching_defaults,
+    take_up,
+    upload_at_the_end,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -140,6 +146,7 @@ def read_job(arguments: list[str], embedded: Path, warn: bool = True) -> Trainin
         defaults["output_dir"] = _default_folder(task, method if given.trains else "measured")
     model, data, training, run = parse(parser, argv, defaults)
     _check_training_flags(training, chosen)
+    upload_at_the_end(training, chosen)
     take_up(given, training, data)
     task = _complete(task, data, training if given.trains else None)
     if model.model_name_or_path is None and not task.generated:
@@ -250,6 +257,11 @@ def _check_training_flags(training: MethodArguments, chosen: set[str]) -> None:
     """Raises UsageError for a flag of Trainer's that is of no use; warns of one without effect."""
     if training.prediction_loss_only:
         raise UsageError("--prediction_loss_only leaves nothing to measure the accuracy by")
+    if not training.eval_do_concat_batches:
+        raise UsageError(
+            "--eval_do_concat_batches false leaves the predictions in batches, which no accuracy "
+            "is computed from: leave it out"
+        )
     if training.label_names:
         raise UsageError(
             "--label_names is for evaluate: here the labels have the names that the task or the "

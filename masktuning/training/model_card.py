@@ -23,6 +23,7 @@ def card_of(job: TrainingJob, state: Any, examples: int, results: list[SetResult
     method = method_class(args.method)
     options = asdict(method_options(args))
     listed = ", ".join(f"{name} {value}" for name, value in options.items())
+    size = state.train_batch_size or args.train_batch_size  # --auto_find_batch_size found it
     facts = {
         **{f.name: getattr(args, f.name) for f in fields(args)},
         "num_train_epochs": round(state.epoch or 0.0, 2),  # --max_steps may end it early
@@ -33,7 +34,7 @@ def card_of(job: TrainingJob, state: Any, examples: int, results: list[SetResult
         "train_samples": examples,
         "steps": state.global_step,
         "selection": _selection(args),
-        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "batch_size": size * args.gradient_accumulation_steps * args.world_size,
         "results": markdown_table(results),
         "options": f": {listed}" if listed else "",
         "head": "`mlm_head/` holds the masked-LM head, for resuming; the classifier does without.\n"

@@ -11,14 +11,13 @@ _INSTEAD = "the loss is that of the method; for another one write a method (docs
 
 
 def refuse_other_losses(
-    trainer: Trainer, base: type[Trainer], model: Any, arguments: Mapping[str, Any]
+    trainer: Trainer, base: type[Trainer], arguments: Mapping[str, Any]
 ) -> None:
     """Raises ValueError for a loss that would be ignored without a word.
 
     Args:
         trainer: the trainer that is being made; its class may be a user's.
         base: the class whose `compute_loss` it should have.
-        model: what it is to train.
         arguments: the other keyword arguments of the trainer.
     """
     if arguments.get("compute_loss_func") is not None:
@@ -26,6 +25,10 @@ def refuse_other_losses(
     if type(trainer).compute_loss is not base.compute_loss:
         name = type(trainer).__name__
         raise ValueError(f"{name}.compute_loss would not be used in training: {_INSTEAD}")
+
+
+def refuse_other_problems(model: Any) -> None:
+    """Raises ValueError for a model of regression, or of several labels per text."""
     problem = getattr(getattr(model, "config", None), "problem_type", None)
     if problem not in (None, "single_label_classification"):
         raise ValueError(

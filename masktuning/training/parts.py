@@ -131,3 +131,19 @@ def take_up(given: Given, training: Any, data: DataArguments) -> None:
         raise UsageError("--do_predict needs --test_file: the texts to predict labels for")
     if not (training.do_train or training.do_eval or training.do_predict):
         raise UsageError("nothing is left to do: --do_train, --do_eval and --do_predict are off")
+
+
+def upload_at_the_end(training: Any, chosen: set[str]) -> None:
+    """Makes `--push_to_hub` upload at the end only; raises UsageError for another strategy.
+
+    Trainer would upload the whole folder of the run while it trains, with training texts in
+    perturbations.jsonl and with this machine's paths in config.yaml.
+    """
+    if not training.push_to_hub:
+        return
+    if "hub_strategy" in chosen and training.hub_strategy != "end":
+        raise UsageError(
+            f"--hub_strategy {training.hub_strategy.value} does not go with this command, which "
+            "uploads a run when it is complete: leave it out"
+        )
+    training.hub_strategy = type(training.hub_strategy)("end")

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from masktuning.config.errors import UsageError
 from masktuning.config.files import write, write_json
 from masktuning.data.tokenize import EncodedSet
 from masktuning.data.unlabelled import TEST_FILE
@@ -21,12 +20,14 @@ from masktuning.evaluation.scoring import Scored, only_label
 from masktuning.evaluation.tables import details_table, text_table
 from masktuning.methods import method_class
 from masktuning.training import run_folder
-from masktuning.training.build import build_trainer, planned_steps, training_examples
+from masktuning.training.build import build_trainer, training_examples
+from masktuning.training.hub import upload
 from masktuning.training.job import TrainingJob
 from masktuning.training.loss_log import means
 from masktuning.training.model_card import card_of
 from masktuning.training.own_measures import final_metrics, measures_itself
 from masktuning.training.perturbation_log import PerturbationLog
+from masktuning.training.resuming import train_or_resume
 from masktuning.training.selection import prepare_selection, say_selection
 from masktuning.training.sets_of_run import SetsOfRun, accuracies
 from masktuning.training.stages import pending_stages, started
@@ -55,7 +56,6 @@ def run(
     """
     job.check_processes()
     resume = check_folder(job)
-    start = -1 if resume is None else run_folder.step_of(resume)
     for stage in pending_stages(job, fresh=resume is None):
         if job.training.process_index == 0:
             print(f"stage of {job.training.method}: {stage.training.method}, into {stage.folder}")
@@ -71,10 +71,11 @@ def run(
     trainer.add_callback(PerturbationLog(trainer, job.folder, job.task.labels))
     trainer.sets = SetsOfRun(sets, job.task, job.run.eval_ood == "epoch")
     prepare_selection(job, trainer, trainer.sets)
-    trained = _train(job, trainer, resume)
+    trained, anew = train_or_resume(job, trainer, resume)
     say_selection(job, trainer)
-    again = trainer.state.global_step == start and bool(run_folder.read_results(job.folder))
-    trainer.save_model()  # before anything else: evaluation in 16 bits would cast it
+    again = not anew and bool(run_folder.read_results(job.folder))
+    # Before anything else, since evaluation in 16 bits would cast it; the hub gets it at the end.
+    trainer.save_model(_internal_call=True)
     measured: dict[str, float] = {}
     scores: dict[str, Scored] = {}
     if measures_itself(trainer):
@@ -95,6 +96,8 @@ def run(
     # call that trained has already removed the optimizer's states or kept them.
     if not (job.run.keep_optimizer_states or again):
         _remove_optimizers(job, summary)
+    if job.training.push_to_hub:
+        upload(job, trainer)
     return [*scores.values()]
 
 
@@ -103,34 +106,6 @@ def check_folder(job: TrainingJob) -> str | None:
     head = "mlm_head" in method_class(job.training.method).requires
     resume = job.training.resume_from_checkpoint
     return run_folder.check(job.folder, resume, job.run.overwrite, head)
-
-
-def _train(job: TrainingJob, trainer: MaskTuningTrainer, resume: str | None) -> dict[str, Any]:
-    """Trains, unless the run that is resumed was complete; Trainer's metrics."""
-    batch_size = None
-    if resume is not None and job.training.auto_find_batch_size:
-        batch_size = run_folder.batch_size_of(resume)
-    steps = planned_steps(job.training, training_examples(trainer), batch_size)
-    complete = resume is not None and (
-        run_folder.step_of(resume) >= steps
-        or run_folder.stopped_early(resume, job.run.early_stopping_patience)
-    )
-    if resume is None or not complete:
-        if resume is not None and not run_folder.has_optimizer(resume):
-            raise UsageError(
-                f"{resume}: cannot be trained further, since it has no optimizer state: a finished "
-                "run has it only with --keep_optimizer_states, and none has it with "
-                "--save_only_model; start a longer run with another --output_dir"
-            )
-        return trainer.train(resume_from_checkpoint=resume).metrics
-    if trainer.is_fsdp_enabled:  # accelerate shards a model for training only
-        raise UsageError(f"{resume}: the run was complete; measure it again without --fsdp")
-    print("the run was complete: nothing is left to train")  # Trainer would take one more step
-    trainer._load_from_checkpoint(resume)
-    trainer.state = TrainerState.load_from_json(f"{resume}/trainer_state.json")
-    if job.training.load_best_model_at_end and trainer.state.best_model_checkpoint:
-        trainer._load_best_model()
-    return run_folder.read_results(job.folder)
 
 
 def _evaluate(trainer: MaskTuningTrainer, sets: SetsOfRun) -> dict[str, Scored]:

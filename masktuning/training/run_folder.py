@@ -55,7 +55,7 @@ def check(folder: Path, resume: str | None, overwrite: bool, mlm_head: bool) -> 
     if resume is not None:
         newest = is_newest(resume)
         found = last_checkpoint(folder) if newest else Path(resume)
-        if found is None or not _is_whole(found):
+        if found is None or not is_whole(found):
             where = folder if newest else resume
             raise UsageError(
                 f"{where}: no complete checkpoint to resume from; if the run stopped before its "
@@ -95,7 +95,7 @@ def holds_run(folder: Path) -> bool:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end; trainer_state.json is written last."""
-    return next((path for path in reversed(_checkpoints(folder)) if _is_whole(path)), None)
+    return next((path for path in reversed(_checkpoints(folder)) if is_whole(path)), None)
 
 
 def step_of(checkpoint: str) -> int:
@@ -206,7 +206,8 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint, or the model at a run's root, was written to its end."""
     try:
         json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

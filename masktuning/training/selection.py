@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from masktuning.config.errors import UsageError
 from masktuning.methods import method_class
@@ -31,6 +31,7 @@ def prepare_selection(job: TrainingJob, trainer: Any, sets: SetsOfRun) -> None:
         if args.metric_for_best_model is None:
             raise UsageError("--early_stopping_patience needs --metric_for_best_model")
         trainer.add_callback(EarlyStoppingCallback(patience))
+        trainer.add_callback(_Patience(trainer, patience))
     roles = {f"eval_{one.texts.name}_accuracy": one.texts.role for one in sets.sets}
     metric = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
     if args.load_best_model_at_end and roles.get(metric, "dev") != "dev":
@@ -38,6 +39,18 @@ def prepare_selection(job: TrainingJob, trainer: Any, sets: SetsOfRun) -> None:
             "warning: the model is chosen by %s, so its score on that set is too favourable",
             metric,
         )
+
+
+class _Patience(TrainerCallback):
+    """Gives early stopping this call's patience; on a resume, Trainer restores the earlier one."""
+
+    def __init__(self, trainer: Any, patience: int) -> None:
+        self.trainer, self.patience = trainer, patience
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        for one in self.trainer.callback_handler.callbacks:
+            if isinstance(one, EarlyStoppingCallback):
+                one.early_stopping_patience = self.patience
 
 
 def say_selection(job: TrainingJob, trainer: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from masktuning.config.errors import UsageError
+from masktuning.config.errors import UsageError, one_line
 from masktuning.config.options import RunArguments
 from masktuning.methods import method_class
 from masktuning.methods.base import Stage
@@ -54,10 +54,13 @@ def stage_job(job: TrainingJob, stage: Stage) -> TrainingJob:
     given = {name: getattr(job.training, name) for name in job.chosen & names}
     given |= {**stage.arguments, "method": stage.method, "resume_from_checkpoint": None}
     given["output_dir"] = str(stage_folder(job, stage.name))
-    given["do_predict"] = False
+    given |= {"do_predict": False, "push_to_hub": False}
     if unknown := given.keys() - names:
         raise UsageError(f"the stage {stage.name!r} has no argument {sorted(unknown)[0]!r}")
-    training = training_class(**given)
+    try:
+        training = training_class(**given)
+    except ValueError as error:
+        raise UsageError(f"the stage {stage.name!r} of the method: {one_line(error)}") from None
     training.do_train = True
     training.do_eval = stage.arguments.get("do_eval", job.training.do_eval)
     # A stage that measures nothing, or something of its own, measures no set of the task.

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import EvalPrediction
 from transformers.training_args import OptimizerNames
 
@@ -42,7 +43,7 @@ from masktuning.training.early_checks import CheckedTrainer
 from masktuning.training.gradient_norms import GradientNorms, begin_norms, end_norms, logs_step
 from masktuning.training.loss_log import LossLog
 from masktuning.training.method_collator import MethodCollator
-from masktuning.training.other_losses import refuse_other_losses
+from masktuning.training.other_losses import refuse_other_losses, refuse_other_problems
 from masktuning.training.precision import say_precision
 from masktuning.training.run_clock import RunClock
 from masktuning.training.run_folder import STAGES
@@ -88,7 +89,7 @@ class MaskTuningTrainer(CheckedTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or MaskTuningArguments()
-        refuse_other_losses(self, CheckedTrainer, model, kwargs)
+        refuse_other_losses(self, CheckedTrainer, kwargs)
         tokenizer = processing_class or getattr(data_collator, "tokenizer", None)
         if tokenizer is None:
             raise ValueError("processing_class is missing: give the model's tokenizer")
@@ -202,6 +203,9 @@ class MaskTuningTrainer(CheckedTrainer):
         if callable(train := getattr(self.optimizer, "train", None)):
             train()  # schedule-free optimisers have one
         inputs = self._prepare_inputs(inputs)
+        every = self.args.torch_empty_cache_steps
+        if every is not None and self.state.global_step % every == 0:
+            clear_device_cache()
         self.time_log.enter("head")
         method, several = self.method, len(self.method_class.terms) > 1
         clock, counts = self._clock, num_items_in_batch
@@ -237,6 +241,8 @@ class MaskTuningTrainer(CheckedTrainer):
         super().log(logs, start_time)
 
     def _method_around(self, model: Any) -> Method:
+        refuse_other_problems(model)
+        set_seed(self.options.seed)  # for what the method initialises; Trainer does so only later
         if not isinstance(model, MaskTuningModel):
             head = "mlm_head" in self.method_class.requires
             model = MaskTuningModel.from_classifier(model, mlm_head=head)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -210,3 +211,27 @@ def test_wrong_flags_are_told(files, monkeypatch, words, told):
         words = [*(word for pair in given.items() for word in pair), *words]
     with pytest.raises(UsageError, match=told):
         predict.main([*words, "--disable_tqdm"])
+
+
+def test_a_carriage_return_within_a_text_ends_no_line(files, tmp_path):
+    """Python's csv module itself does not quote it before 3.13."""
+    folder, _ = files
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.csv"
+    source.write_text(json.dumps({"text": "w1\rw2"}) + "\n" + json.dumps({"text": "w3"}) + "\n")
+    run(folder, "--input_file", str(source), "--output_file", str(out))
+    with out.open(newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == ["w1\rw2", "w3"]
+
+
+def test_what_no_label_can_be_predicted_with(files, tmp_path):
+    """A classifier of several labels per text, and one whose tokenizer cannot pad."""
+    folder, _ = files
+    words = ("--input_file", str(folder / "texts.csv"), "--output_file", str(tmp_path / "out.csv"))
+    shutil.copytree(folder / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["problem_type"] = "multi_label_classification"
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="gives a text several labels at once"):
+        run(tmp_path, *words)
+    with pytest.raises(UsageError, match="--text_column_names a,b,c: a text has one column"):
+        run(folder, *words, "--text_column_names", "a,b,c")

@@ -191,6 +191,8 @@ def test_what_an_earlier_study_left_is_not_taken_up(tmp_path):
     checkpoint = old.folder_of(cell) / "checkpoint-2"
     checkpoint.mkdir(parents=True)
     (checkpoint / "trainer_state.json").write_text("{}")
+    assert "--overwrite" in old._job(cell, old.folder_of(cell))["flags"]  # as --save_only_model
+    (checkpoint / "optimizer.pt").write_bytes(b"")
     (old.folder_of(cell) / "outcome.json").write_text("")  # as a machine without power leaves it
     assert "--resume_from_checkpoint" in old._job(cell, old.folder_of(cell))["flags"]
     assert read_outcome(old.folder_of(cell), "old") is None

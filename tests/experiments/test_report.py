@@ -17,6 +17,7 @@ from masktuning.experiments.plan import Plan, Variant
 from masktuning.experiments.report import write_report
 from masktuning.experiments.report_formats import escaped
 from masktuning.experiments.report_tables import signed
+from masktuning.tasks import SetSpec
 
 TEXT = """\
 3 methods on demo: 6 final runs.
@@ -92,7 +93,9 @@ def test_the_share_of_the_most_frequent_label_is_that_of_each_measured_set():
         return LabelledTexts(name, role, [["a"] * len(labels)], labels)
 
     sets = [texts("train", "train", [1]), texts("dev", "dev", [0, 2, 2]), texts("paws", "ood", [1])]
-    assert accuracy_of_one_label(sets) == {"dev": pytest.approx(2 / 3), "paws": 1.0}
+    union = SetSpec("both", role="union", union_of=["dev", "paws"])
+    wanted = {"dev": pytest.approx(2 / 3), "paws": 1.0, "both": 0.5}
+    assert accuracy_of_one_label(sets, [union]) == wanted
 
 
 def two_variants(outcomes, seeds=(1, 2), **changed):

@@ -16,7 +16,7 @@ from masktuning import reproduce
 from masktuning.config.errors import UsageError
 from masktuning.demo import EMBEDDED
 from masktuning.experiments.outcome import Outcome, SetOutcome
-from masktuning.experiments.papers import estimate, examples, rebuild, steps
+from masktuning.experiments.papers import estimate, examples, rebuild, requests, steps
 from masktuning.experiments.papers.layout import Layout
 from masktuning.experiments.papers.requests import Wanted, flags_of, notes, parts
 from masktuning.experiments.papers.small import in_small
@@ -182,12 +182,13 @@ def wanted(**changes):
     return Wanted(**{**defaults, **changes})
 
 
-def test_the_requests_of_a_table():
+def test_the_requests_of_a_table(monkeypatch):
     table = load_table("table1").select(["roberta-base"], [], ["mnli"])
-    (part,) = parts(table, wanted(flags=["--treebank", "ewt.conllu"]))
+    treebanks = "--treebank ewt.conllu --dev_treebank dev.conllu".split()
+    (part,) = parts(table, wanted(flags=treebanks))
     request = part.request
     assert request.flags == (
-        "--task mnli --model_name_or_path roberta-base --preset paper --treebank ewt.conllu".split()
+        "--task mnli --model_name_or_path roberta-base --preset paper".split() + treebanks
     )
     assert [one.name for one in request.variants] == [
         "finetuning",
@@ -204,7 +205,13 @@ def test_the_requests_of_a_table():
     chosen = wanted(flags=["--learning_rate", "3e-5"])
     (part,) = parts(table.select([], ["poe"], []), chosen)
     assert part.request.grid == {} and part.request.baseline == "poe"
-    assert notes(table, wanted()) == ["IPT-standard is not trained without --treebank."]
+    said = "IPT-standard is not trained without --treebank and --dev_treebank."
+    assert notes(table, wanted()) == [said]
+    monkeypatch.setattr(requests, "version_of", lambda package: "not installed")
+    assert notes(table, wanted(flags=treebanks)) == [
+        f"{label} is not trained without scikit-learn."
+        for label in ("Learned-Mixin+H", "Regularized-conf")
+    ]
     domain = next(one for one in load_table("l3masking").models if one.name == "domain")
     assert "emilyalsentzer/Bio_ClinicalBERT" in flags_of(domain, "ohsumed", wanted())
     small = in_small(load_table("table1"))
@@ -301,12 +308,25 @@ def test_rebuild_fills_the_table_and_names_what_failed(monkeypatch, tmp_path):
     monkeypatch.setattr(rebuild, "compare", compare)
     monkeypatch.setattr(rebuild, "write_report", lambda comparison, folder: "")
     table = load_table("table1").select(["roberta-base"], ["finetuning", "cutoff"], ["qqp"])
-    text = rebuild.rebuild(table, wanted(seeds=2, output_dir=tmp_path), "standard")
+    text, any_run = rebuild.rebuild(table, wanted(seeds=2, output_dir=tmp_path), "standard")
+    assert any_run
     assert "85.00 ± 7.07 (paper 91.50)" in text
     assert "RoBERTa-base on qqp: final cutoff seed=1 failed: no memory" in text
     assert "Span Cutoff has 0 of 2 seeds." in text
     assert [one.study for one in asked] == ["table1-roberta-base-qqp"]
     assert "85.00" in (tmp_path / "table1-standard.txt").read_text(encoding="utf-8")
+
+
+def test_a_table_of_which_every_run_failed_has_exit_status_1(monkeypatch, tmp_path, capsys):
+    def compare(request):
+        return SimpleNamespace(outcomes={"finetuning": {}}, failures={"final seed=1": "no memory"})
+
+    monkeypatch.setattr(rebuild, "compare", compare)
+    monkeypatch.setattr(rebuild, "write_report", lambda comparison, folder: "")
+    words = "--table 1 --models roberta-base --methods finetuning --tasks qqp --seeds 1"
+    with pytest.raises(SystemExit, match="1"):
+        reproduce.main([*words.split(), "--output_dir", str(tmp_path)])
+    assert "failed: no memory" in capsys.readouterr().out
 
 
 def test_a_comparison_that_cannot_be_run_is_named_and_the_others_go_on(monkeypatch, tmp_path):
@@ -318,7 +338,7 @@ def test_a_comparison_that_cannot_be_run_is_named_and_the_others_go_on(monkeypat
     monkeypatch.setattr(rebuild, "compare", compare)
     monkeypatch.setattr(rebuild, "write_report", lambda comparison, folder: "")
     table = load_table("table1").select(["roberta-base"], ["finetuning"], ["sst2", "qqp"])
-    text = rebuild.rebuild(table, wanted(seeds=1, output_dir=tmp_path), "standard")
+    text, _ = rebuild.rebuild(table, wanted(seeds=1, output_dir=tmp_path), "standard")
     assert "90.00 (paper 91.50)" in text
     assert "RoBERTa-base on sst2 has no result: sst2/train.tsv: not found." in text
     alone = table.select([], [], ["sst2"])

@@ -33,7 +33,7 @@ def test_logits_are_pytorch_s(family, tmp_path, capsys):
     with torch.no_grad():
         expected = stock(**batch).logits
     torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
-    assert not list(tmp_path.glob(".*partial"))
+    assert not list(tmp_path.glob(".onnx-*"))
 
 
 def test_the_file_goes_where_it_is_said(tmp_path, capsys):
@@ -48,6 +48,19 @@ def test_the_file_goes_where_it_is_said(tmp_path, capsys):
         export.main(["--output_dir", str(model), "--output_file", str(tmp_path / "nowhere/a.onnx")])
 
 
+def test_large_weights_are_in_a_file_next_to_it(tmp_path, monkeypatch):
+    """As torch writes models of more than 1.5 GB; exporting again leaves no other files."""
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)
+    tiny_model("bert").classifier.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    for _ in range(2):
+        file, largest = onnx_export.export(tmp_path)
+        assert file == tmp_path / "model.onnx" and largest < 1e-3
+        new = {path.name for path in tmp_path.iterdir()} - before
+        assert new == {"model.onnx", "model.onnx.data"}
+
+
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     tiny_model("bert").classifier.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
@@ -59,7 +72,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "_trace", of_another)
     with pytest.raises(UsageError, match="differ from PyTorch's by"):
         export.main(["--output_dir", str(tmp_path)])
-    assert not list(tmp_path.glob("*.onnx")) and not list(tmp_path.glob(".*partial"))
+    assert not list(tmp_path.glob("*.onnx")) and not list(tmp_path.glob(".onnx-*"))
 
 
 @pytest.mark.parametrize(

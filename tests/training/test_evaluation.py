@@ -265,3 +265,13 @@ def test_examples_without_a_label_do_not_count(tmp_path):
     assert metrics["eval_loss"] == pytest.approx(wanted, rel=1e-5)
     none = rows.remove_columns("labels").add_column("labels", [-100] * len(rows))
     assert "eval_accuracy" not in trainer.evaluate(none)
+
+
+def test_predictions_of_the_user_s_own_leave_the_loss_alone(tmp_path):
+    """With -100 among the labels: what the hook returns need not be logits."""
+    trainer = trainer_of(tmp_path, compute_metrics=lambda kept: {"n": kept.predictions.ndim})
+    trainer.preprocess_logits_for_metrics = lambda logits, labels: logits.argmax(-1)
+    rows = trainer.eval_dataset
+    labels = [-100, *rows["labels"][1:]]
+    metrics = trainer.evaluate(rows.remove_columns("labels").add_column("labels", labels))
+    assert metrics["eval_n"] == 1 and np.isfinite(metrics["eval_loss"])

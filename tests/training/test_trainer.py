@@ -13,7 +13,9 @@ from stock_step import expected_step
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from masktuning import MaskTuningArguments, MaskTuningCollator, MaskTuningTrainer
+from masktuning.config.errors import UsageError
 from masktuning.data.example_ids import with_example_ids
+from masktuning.methods.perturbed_texts import perturbed_texts
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +197,10 @@ def test_any_map_style_dataset_is_numbered_and_a_stream_is_refused():
     assert numbered[0]["example_id"] == 0 and numbered[1]["example_id"] == 40
     with pytest.raises(ValueError, match="a stream without an example_id column"):
         with_example_ids(Dataset.from_list(rows[:1]).to_iterable_dataset())
+    mapped = Dataset.from_list(rows[1:]).to_iterable_dataset().map(lambda row: row)
+    assert mapped.column_names is None and with_example_ids(mapped) is mapped
+    with pytest.raises(UsageError, match="texts are made before training, which a stream does not"):
+        perturbed_texts(None, None, mapped, None)
 
 
 def test_options_set_after_construction_count(tmp_path):

@@ -97,7 +97,8 @@ class LikelihoodScorer:
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def count_tokens(self, prompts: Sequence[str], answers: Sequence[str]) -> int:
-        counts = [len(self._tokens(prompt + max(answers, key=len))) for prompt in prompts]
+        longest = max(answers, key=lambda answer: len(self._tokens(answer)))
+        counts = [len(self._tokens(prompt + longest)) for prompt in prompts]
         if counts and max(counts) > self.limit:
             raise UsageError(
                 f"a prompt has {max(counts)} tokens, but the model takes {self.limit}: give fewer "

@@ -51,8 +51,9 @@ def evaluate_few_shot(
     }
     scorer = _scorer(job, options)
     known = AnswerFile(Path(job.output_dir) / FILE if job.output_dir else None)
+    found = cost([*requests.values()], scorer, known)  # and whether the prompts fit into the model
     if shows_cost or options.dry_run:
-        print(f"{cost([*requests.values()], scorer, known)}\n", flush=True)
+        print(f"{found}\n", flush=True)
     if options.dry_run:
         return []
     if isinstance(scorer, LikelihoodScorer):

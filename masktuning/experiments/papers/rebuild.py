@@ -12,7 +12,7 @@ from masktuning.experiments.papers.spec import PaperTable
 from masktuning.experiments.report import write_report
 
 
-def rebuild(table: PaperTable, wanted: Wanted, protocol: str) -> str:
+def rebuild(table: PaperTable, wanted: Wanted, protocol: str) -> tuple[str, bool]:
     """The table as text, after all runs that it lacks; it is written to files as well.
 
     The table is written anew after each comparison, so that one that is stopped has left what was
@@ -44,7 +44,8 @@ def rebuild(table: PaperTable, wanted: Wanted, protocol: str) -> str:
             lines += problems(part, comparison)
         paths = layout.write(wanted.output_dir)
     written = ", ".join(map(str, paths))
-    return f"\n{layout.text()}\n\nwritten: {written}; reports of the comparisons are next to them"
+    text = f"\n{layout.text()}\n\nwritten: {written}; reports of the comparisons are next to them"
+    return text, any(found.values())
 
 
 def run_part(part: Part) -> Comparison:

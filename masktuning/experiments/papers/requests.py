@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from masktuning.config.installed import version_of
 from masktuning.experiments.papers.spec import Model, PaperTable, TableMethod
 from masktuning.experiments.plan import Variant
 from masktuning.experiments.request import ComparisonRequest
 
 PLAIN = "finetuning"
 SEARCH_SEEDS = 1
+SKLEARN = "scikit-learn"
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,10 @@ def words_of(variant: Variant) -> list[str]:
 
 
 def lacking(method: TableMethod, wanted: Wanted) -> list[str]:
-    """The flags that a method needs and that were not given."""
-    return [name for name in method.needs if name not in wanted.given]
+    """What a method needs and is not there: flags that were not given, and scikit-learn."""
+    flags = [name for name in method.needs if name != SKLEARN and name not in wanted.given]
+    missing = SKLEARN in method.needs and version_of(SKLEARN) == "not installed"
+    return [f"--{name}" for name in flags] + [SKLEARN] * missing
 
 
 def notes(table: PaperTable, wanted: Wanted) -> list[str]:
@@ -119,8 +123,7 @@ def notes(table: PaperTable, wanted: Wanted) -> list[str]:
     found = []
     for method in table.methods:
         if missing := lacking(method, wanted):
-            flags = " and ".join(f"--{name}" for name in missing)
-            found.append(f"{method.label} is not trained without {flags}.")
+            found.append(f"{method.label} is not trained without {' and '.join(missing)}.")
     labels = {model.name: model.label for model in table.models}
     methods = {method.name: method.label for method in table.methods}
     for (model, name), reason in table.cannot.items():

@@ -60,7 +60,7 @@ class TableMethod:
     tasks: list[str]
     options: dict[str, str] = field(default_factory=dict)
     needs: list[str] = field(default_factory=list)
-    """Flags without which the method cannot be trained."""
+    """Flags without which the method cannot be trained, and scikit-learn if it needs that."""
 
     @property
     def variant(self) -> Variant:

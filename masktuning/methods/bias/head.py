@@ -86,7 +86,7 @@ class BiasHeadMethod(Method):
 
     def prepare(self, train: Any, cache: Any) -> Any:
         """Checks that the rows are pairs, by the first one; adds nothing."""
-        self._pairs([train[0]])
+        self._pairs([next(iter(train))])  # a stream has no row 0
         return train
 
     def collate(self, batch: Batch, rows: Sequence[Mapping[str, Any]]) -> Batch:

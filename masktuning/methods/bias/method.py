@@ -17,7 +17,7 @@ from torch import Tensor
 
 from masktuning.config.errors import UsageError
 from masktuning.data.batch import Batch
-from masktuning.data.example_ids import column, with_column
+from masktuning.data.example_ids import column, refuse_stream, with_column
 from masktuning.methods.base import Method
 from masktuning.methods.bias.kept import kept_table, key_of, plain_rows
 from masktuning.methods.bias.models import MODELS, check_model, fitted_bias
@@ -84,6 +84,7 @@ class BiasMethod(Method):
 
     def prepare(self, train: Any, cache: Path) -> Any:
         """Adds the column of the bias model, unless the training set has it already."""
+        refuse_stream(train, "the bias model's predictions are added to every training text")
         if COLUMN in train[0]:
             return train
         options = self.options

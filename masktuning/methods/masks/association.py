@@ -70,7 +70,8 @@ def label_association(
 
     For token v and label c it is the absolute z-score of the log odds ratio of "the text contains
     v" between the texts with label c and all others, with 0.5 added to each of the four counts
-    (Haldane and Anscombe); the largest over the labels. Negative labels are ignored.
+    (Haldane and Anscombe); the largest over the labels. Labels that no text has, or all have, tell
+    nothing and are left out; negative labels are ignored.
 
     Args:
         rows: n arrays of token ids.
@@ -82,6 +83,8 @@ def label_association(
     with_v, texts = counts_CV.sum(0), texts_C.sum()
     largest_V = np.zeros(vocab_size)
     for inside_V, of_label in zip(counts_CV, texts_C, strict=True):
+        if of_label in (0, texts):  # nothing to compare: the 0.5s alone would make large scores
+            continue
         outside_V = with_v - inside_V
         a, b = inside_V + 0.5, of_label - inside_V + 0.5
         c, d = outside_V + 0.5, texts - of_label - outside_V + 0.5

@@ -403,8 +403,16 @@ def test_a_task_may_name_its_method(tmp_path):
     assert "cutoff" in str(job.folder)
 
 
+@pytest.mark.parametrize("task", ["sst2", "mnli", "qqp"])
+def test_the_preset_of_one_paper_leaves_another_paper_s_methods_their_mask_rate(task):
+    words = ["--task", task, "--preset", "paper", "--model_name_or_path", "m", "--method"]
+    rates = {"mask_tuning": 0.05, "l3masking": 0.15, "random_token_masking": 0.15}
+    for method, rate in rates.items():
+        assert read_job([*words, method], EMBEDDED).training.mask_rate == rate
+
+
 def test_a_task_may_have_settings_for_one_method(tmp_path):
-    """A preset goes over them, and a flag over both."""
+    """They go over a preset, and a flag over both."""
     text = (ROOT / "masktuning" / "tasks" / "demo-pairs.yaml").read_text()
     path = tmp_path / "mine.yaml"
     of_one = "methods: {cutoff: {seed: 7, learning_rate: 0.5}}\npresets: {paper: {seed: 8}}\n"
@@ -412,7 +420,8 @@ def test_a_task_may_have_settings_for_one_method(tmp_path):
     for words, seed, rate in (
         (["--method", "finetuning"], 42, 1e-3),
         (["--method", "cutoff"], 7, 0.5),
-        (["--method", "cutoff", "--preset", "paper"], 8, 0.5),
+        (["--method", "cutoff", "--preset", "paper"], 7, 0.5),
+        (["--method", "finetuning", "--preset", "paper"], 8, 1e-3),
         (["--method", "cutoff", "--preset", "paper", "--seed", "9"], 9, 0.5),
     ):
         training = read_job(["--task", str(path), *words], EMBEDDED).training

@@ -41,7 +41,8 @@ step() {
     echo "no time was left" >"$logs/$name.log"
     code=124
   else
-    timeout -s INT -k 5 "$limit" "$@" >"$logs/$name.log" 2>&1
+    # Python needs a SIGINT that is not ignored, as it is in a background job.
+    timeout -s INT -k 5 "$limit" env --default-signal=INT "$@" >"$logs/$name.log" 2>&1
     code=$?
   fi
   printf '%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - started))" >>"$logs/steps.tsv"
@@ -50,7 +51,7 @@ step() {
   "$python" benchmarks/gpu_summary.py "$logs" "$out"
 }
 
-step gpu 40 "$python" benchmarks/gpu_probe.py "$logs/machine.json"
+step gpu 90 "$python" benchmarks/gpu_probe.py "$logs/machine.json"
 if [ "${#failed[@]}" != 0 ]; then
   echo "failed: $(tail -n 1 "$logs/gpu.log")"
   exit 1
@@ -81,15 +82,16 @@ step bench_step 40 "$python" benchmarks/bench_step.py "$out/bench_step.json" --s
 step tests 70 "${pytest[@]}" "${parallel[@]}" --junitxml="$logs/tests.xml" tests/ops/test_gpu.py \
   -k "not grid"
 if [ -z "$quick" ]; then
-  sanitize memcheck 40 "small and cuda"
-  sanitize racecheck 40 "small and cuda and not broken"
-  sanitize initcheck 40 "small and cuda and not broken"
+  sanitize memcheck 60 "small and cuda"
+  sanitize racecheck 60 "small and cuda and not broken"
+  # The threshold op reads offsets that a kernel of torch wrote, which initcheck cannot know.
+  sanitize initcheck 60 "small and cuda and not broken and not threshold"
   step grid 45 "${pytest[@]}" "${parallel[@]}" --junitxml="$logs/grid.xml" tests/ops/test_gpu.py -k grid
   step info 15 "$python" -m masktuning.info
-  step small_training 20 "$python" benchmarks/small_training.py "$out/small_training.json"
-  step peers 25 "$python" benchmarks/compare_gpu.py --peers "$out/peers.json"
+  step small_training 40 "$python" benchmarks/small_training.py "$out/small_training.json"
+  step peers 50 "$python" benchmarks/compare_gpu.py --peers "$out/peers.json"
   if "$python" -c "import pytest_benchmark" 2>/dev/null; then
-    step head 15 "${pytest[@]}" benchmarks/bench_masked_lm_head.py --benchmark-only \
+    step head 40 "${pytest[@]}" benchmarks/bench_masked_lm_head.py --benchmark-only \
       --benchmark-json="$out/head.json" --benchmark-columns=median,rounds
   else
     echo "head: not measured, pytest-benchmark is not installed"

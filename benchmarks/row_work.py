@@ -53,7 +53,10 @@ def choose_and_substitute(logits: Tensor, rows: dict[str, Any], k: int) -> Tenso
     if rows["banned_ids"] is not None:
         logits.index_fill_(1, rows["banned_ids"], -torch.inf)
     values, indices = logits.topk(k, dim=1)
-    chosen = torch.multinomial(values.float().softmax(1), 1) if k > 1 else 0 * indices
+    chosen = 0 * indices
+    if k > 1:  # as torch.multinomial draws, which waits for a GPU to check its probabilities
+        p = values.float().softmax(1)
+        chosen = (p / torch.empty_like(p).exponential_()).argmax(1, keepdim=True)
     filled = rows["input_ids"].clone()
     filled.view(-1)[rows["positions"]] = indices.gather(1, chosen).squeeze(1)
     return filled

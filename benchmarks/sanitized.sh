@@ -11,7 +11,7 @@ set -uo pipefail
 tool=$1 sanitizer=$2
 shift 2
 options=(--tool "$tool" --print-limit 10000 --show-backtrace no)
-for name in _rows_ sample_masks dual_cross_entropy; do
+for name in _rows_ sample_masks below_threshold dual_cross_entropy; do
   options+=(--kernel-name "kernel_substring=$name")
 done
 [ "$tool" = memcheck ] && options+=(--report-api-errors no)
@@ -21,7 +21,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 "$sanitizer" "${options[@]}" "$@" 2>&1 | tee "$log"
 code=${PIPESTATUS[0]}
-if grep -qE '^========= +at .*(_rows_|sample_masks|dual_cross_entropy)' "$log"; then
+if grep -qE '^========= +at .*(_rows_|sample_masks|below_threshold|dual_cross_entropy)' "$log"; then
   echo "$tool found errors in our kernels"
   exit 9
 fi

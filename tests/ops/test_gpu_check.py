@@ -77,7 +77,8 @@ def limits():
 def test_the_limits_add_up():
     steps = limits()
     assert len(steps) == 13
-    assert sum(seconds for _, seconds in steps) < 540
+    # What matters most is first, and cannot be starved by the rest; the deadline ends that.
+    assert sum(seconds for _, seconds in steps[:5]) < 400
     assert "\nquick= limit=540\n" in SCRIPT.read_text()
     order = [name for name, _ in steps]
     assert order[:5] == ["gpu", "build", "rows", "bench_step", "tests"]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from masktuning import MaskTuningArguments
 from masktuning.config.errors import UsageError
-from masktuning.training.run import _train
+from masktuning.training.resuming import train_or_resume
 from masktuning.training.sharding import check_sharding
 
 # Moments for a checkpoint to hold; the large epsilon leaves a gradient of rounding noise small.
@@ -101,6 +101,8 @@ def test_a_complete_sharded_run_is_not_measured_again(tmp_path):
     """Accelerate shards a model together with an optimizer only."""
     args = MaskTuningArguments(str(tmp_path), max_steps=4, use_cpu=True, report_to="none")
     trainer = SimpleNamespace(is_fsdp_enabled=True, train_dataset=range(64))
+    run = SimpleNamespace(early_stopping_patience=None)
+    job = SimpleNamespace(training=args, run=run, folder=tmp_path)
     (tmp_path / "trainer_state.json").write_text('{"global_step": 4}')
     with pytest.raises(UsageError, match="the run was complete; measure it again without --fsdp"):
-        _train(SimpleNamespace(training=args), trainer, str(tmp_path))
+        train_or_resume(job, trainer, str(tmp_path))

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masktuning.ops.backends import cubins, extension, launch
+from masktuning.ops.backends import extension, launch
 from masktuning.ops.checks import KERNEL_FLOATS
 
 NAMES = ("reference", "cpp", "cuda", "triton")
@@ -54,8 +54,13 @@ def register(op: str, **devices: dict[str, Kernel]) -> dict[str, Kernel]:
 
 def available() -> Mapping[str, str]:
     """Every back end with the reason why it cannot be used here, or "" if it can."""
-    gpu = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+    gpu = _current_gpu()
     return MappingProxyType({name: unavailable_reason(name, gpu) for name in NAMES})
+
+
+def _current_gpu() -> torch.device | None:
+    available = torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if available else None
 
 
 @cache
@@ -78,7 +83,7 @@ def unavailable_reason(name: str, gpu: torch.device | None) -> str:
         return unavailable_reason("cpp", None)
     try:
         launch.load(gpu.index)
-    except (cubins.CubinError, OSError) as error:
+    except (RuntimeError, OSError) as error:  # of the driver, NVRTC, or a home that is not there
         return str(error)
     return ""
 
@@ -93,7 +98,7 @@ def check(name: str) -> str:
         return name
     if name not in NAMES:
         raise BackendError(f"unknown back end {name!r}: choose from auto, {', '.join(NAMES)}")
-    reason = available()[name]
+    reason = unavailable_reason(name, _current_gpu())  # of this one alone: "cuda" may compile
     if reason:
         raise BackendError(f"back end {name!r} is not available here: {reason}")
     return name
